@@ -1,0 +1,59 @@
+"""Wires the commands; each is its own module, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from graftbox import __version__
+from graftbox.errors import GraftboxError
+
+COMMANDS = {
+    "bundle": "graftbox.cli.bundle:bundle",
+    "doctor": "graftbox.cli.doctor:doctor",
+    "graft": "graftbox.cli.graft:graft",
+    "lock": "graftbox.cli.lock:lock",
+    "logs": "graftbox.cli.sandboxes:logs",
+    "ps": "graftbox.cli.sandboxes:ps",
+    "rm": "graftbox.cli.sandboxes:rm",
+    "run": "graftbox.cli.run:run",
+    "stop": "graftbox.cli.sandboxes:stop",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are looked up in `COMMANDS`, so that start-up imports one module."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="graftbox")
+def app() -> None:
+    """Turn any Linux container image into a sandbox for AI agents."""
+
+
+def main() -> None:
+    """The console script: errors raised on purpose become one message and an exit code."""
+    try:
+        app.main(standalone_mode=False)
+    except GraftboxError as error:
+        print(f"graftbox: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("graftbox: interrupted; nothing half-written was kept.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,148 @@
+"""The cache folder: content-addressed blobs, written whole or not at all.
+
+Layout below ``$GRAFTBOX_CACHE`` (else ``$XDG_CACHE_HOME/graftbox``, else ``~/.cache/graftbox``)::
+
+    blobs/sha256/<hex>        any immutable file, named by the digest of its bytes
+    <kind>/…                  folders owned by one part each (bundles, trees, rootfs, sandboxes, …)
+    locks/<name>.lock         advisory locks, held while something below <kind> is being made
+    tmp/                      files and folders being written; anything here may be deleted
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from graftbox.errors import FormatError, StorageError, VerificationError
+
+CHUNK = 1 << 20
+
+
+def cache_root() -> Path:
+    """Where this machine keeps graftbox's cache; not created here."""
+    if explicit := os.environ.get("GRAFTBOX_CACHE"):
+        return Path(explicit).absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "graftbox"
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Re-raises the disk's own errors as `StorageError`, naming ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageError(
+                f"No space left while writing below {path}. Free some space, or set GRAFTBOX_CACHE "
+                "to a folder on a larger disk, and run the command again."
+            ) from error
+        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+            raise StorageError(
+                f"Cannot write below {path}: {error.strerror}. Set GRAFTBOX_CACHE to a folder that you own."
+            ) from error
+        raise
+
+
+def digest_of(data: bytes) -> str:
+    """``sha256:<hex>`` of ``data``."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """``sha256:<hex>`` of a file's bytes, in bounded memory."""
+    with path.open("rb") as stream:
+        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Store:
+    """A cache folder. Safe for many processes at once; an interrupted write leaves only ``tmp/``."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or cache_root()
+
+    def folder(self, *parts: str) -> Path:
+        """A folder below the root, created if missing."""
+        path = self.root.joinpath(*parts)
+        with storage_errors(self.root):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def blob_path(self, digest: str) -> Path:
+        """Where the blob with this ``sha256:<hex>`` digest is or would be."""
+        algorithm, _, hexdigits = digest.partition(":")
+        if algorithm != "sha256" or len(hexdigits) != 64 or set(hexdigits) - set("0123456789abcdef"):
+            raise FormatError(f"{digest!r} is not a sha256 digest (sha256: and 64 lower-case hex digits).")
+        return self.root / "blobs" / "sha256" / hexdigits
+
+    def has(self, digest: str) -> bool:
+        return self.blob_path(digest).is_file()
+
+    def put(self, data: bytes) -> str:
+        """Stores ``data`` and returns its digest."""
+        return self.put_stream([data])
+
+    def put_stream(self, chunks: Iterable[bytes], expected: str | None = None) -> str:
+        """Stores a stream and returns its digest; a digest other than ``expected`` keeps nothing."""
+        with self.temporary_file() as (stream, path):
+            sha = hashlib.sha256()
+            for chunk in chunks:
+                sha.update(chunk)
+                stream.write(chunk)
+            stream.close()
+            digest = "sha256:" + sha.hexdigest()
+            if expected is not None and digest != expected:
+                raise VerificationError(
+                    f"Received {digest} where {expected} was expected; nothing was kept. Run the command "
+                    "again; if it fails again, the source serves other bytes than were locked."
+                )
+            return self.adopt(path, digest)
+
+    def adopt(self, path: Path, digest: str) -> str:
+        """Moves a finished file, whose digest the caller has computed, into the store."""
+        target = self.blob_path(digest)
+        with storage_errors(self.root):
+            self.folder("blobs", "sha256")
+            path.chmod(0o644)
+            path.replace(target)
+        return digest
+
+    @contextlib.contextmanager
+    def temporary_file(self) -> Iterator[tuple[IO[bytes], Path]]:
+        """An open file in ``tmp/``, deleted at the end unless it was moved away."""
+        with storage_errors(self.root):
+            handle, name = tempfile.mkstemp(dir=self.folder("tmp"))
+            path = Path(name)
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    yield stream, path
+            finally:
+                path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def temporary_folder(self) -> Iterator[Path]:
+        """A folder in ``tmp/``, deleted at the end unless it was moved away."""
+        with storage_errors(self.root):
+            path = Path(tempfile.mkdtemp(dir=self.folder("tmp")))
+            try:
+                yield path
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Waits for and holds the named lock; the kernel releases it when the process dies."""
+        path = self.folder("locks") / f"{name}.lock"
+        with storage_errors(self.root):
+            stream = path.open("w")
+        with stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
