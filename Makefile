@@ -1,6 +1,7 @@
-# The six verbs. `make demo` and `make test` set up whatever they need.
-.PHONY: setup demo test check bench clean
+# `make demo` and `make test` set up whatever they need; the other verbs are their parts.
+.PHONY: setup demo test check unit bench lock-dev
 PYTHON ?= python3
+PYTEST = .venv/bin/python -m pytest
 
 setup: .venv/.ready
 
@@ -10,7 +11,27 @@ setup: .venv/.ready
 	@.venv/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+demo: setup
+	@scripts/with-bundle .venv/bin/python demo/demo.py
+
 check: setup
 	@.venv/bin/ruff check --quiet . && .venv/bin/ruff format --check --quiet .
 	@.venv/bin/mypy --no-error-summary
 	@PYTHONPATH=src .venv/bin/lint-imports --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+
+unit: setup
+	@$(PYTEST) -n 2 tests/unit
+
+test: check
+	@scripts/install-test-tools
+	@GRAFTBOX_TEST_STRICT=1 $(PYTEST) -n 2 tests/unit
+	@GRAFTBOX_TEST_STRICT=1 scripts/with-bundle $(PYTEST) tests/conformance tests/integration
+
+bench: setup
+	@scripts/install-test-tools
+	@scripts/with-bundle .venv/bin/python -m benchmarks
+
+# Pins requirements/dev.in anew; needs uv.
+lock-dev:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --allow-unsafe --upgrade -o requirements/dev.txt requirements/dev.in
