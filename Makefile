@@ -23,12 +23,12 @@ unit: setup
 	@$(PYTEST) -n 2 tests/unit
 
 test: check
-	@scripts/install-test-tools
+	@tests/integration/install.sh
 	@GRAFTBOX_TEST_STRICT=1 $(PYTEST) -n 2 tests/unit
 	@GRAFTBOX_TEST_STRICT=1 scripts/with-bundle $(PYTEST) tests/conformance tests/integration
 
 bench: setup
-	@scripts/install-test-tools
+	@tests/integration/install.sh
 	@scripts/with-bundle .venv/bin/python -m benchmarks
 
 # Pins requirements/dev.in anew; needs uv.
