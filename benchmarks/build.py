@@ -1,0 +1,66 @@
+"""How long a bundle takes to build: from nothing, after an edit of the server, and when nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import graftbox
+from benchmarks.measure import Figure, timed
+
+PACKAGE = Path(graftbox.__file__).parent
+COLD_RUNS = 3
+WARM_RUNS = 9
+
+
+def figures() -> list[Figure]:
+    """Cold build, rebuild and no-op in seconds of whole processes; sizes in MB of 10^6 bytes."""
+    with _checkout() as source:
+        cold = []
+        for _ in range(COLD_RUNS):
+            with tempfile.TemporaryDirectory() as cache:
+                cold.append(timed(partial(_build, source, cache)))
+        with tempfile.TemporaryDirectory() as cache:
+            built = _build(source, cache)
+            noop = [timed(lambda: _build(source, cache)) for _ in range(WARM_RUNS)]
+            edited = []
+            for number in range(WARM_RUNS):
+                main = source / "graftbox" / "server" / "__init__.py"
+                main.write_text(main.read_text() + f"# edit {number}\n")
+                edited.append(timed(lambda: _build(source, cache)))
+    compressed = sum(layer["compressed_size"] for layer in built["components"]) / 1e6
+    raw = sum(layer["size"] for layer in built["components"]) / 1e6
+    return [
+        Figure("`graftbox bundle build`, nothing cached, downloads included", "s", tuple(cold), 30),
+        Figure("rebuild after an edit of the server", "s", tuple(edited), 1),
+        Figure("nothing to do", "s", tuple(noop), 0.3),
+        Figure("all layers of `core`, compressed", "MB", (compressed,), 40),
+        Figure("all layers of `core`, unpacked", "MB", (raw,)),
+    ]
+
+
+@contextmanager
+def _checkout() -> Iterator[Path]:
+    """A copy of the package that may be edited."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(PACKAGE, Path(folder) / "graftbox", ignore=shutil.ignore_patterns("__pycache__"))
+        yield Path(folder)
+
+
+def _build(source: Path, cache: str) -> dict[str, Any]:
+    environment = {**os.environ, "PYTHONPATH": str(source), "GRAFTBOX_CACHE": cache}
+    command = [sys.executable, "-c", "from graftbox.cli.app import main; main()", "bundle", "build", "--json"]
+    result = subprocess.run(
+        command, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    report: dict[str, Any] = json.loads(result.stdout)
+    return report
