@@ -1,0 +1,262 @@
+"""Sandboxes without a daemon: bubblewrap over an image's unpacked files and an overlay.
+
+Each has a folder below the cache: ``state.json`` (its owner's only: the key is in it), ``log``, ``upper``
+and ``work`` (what the sandbox changed), or ``rootfs`` (a copy, where overlays are not to be had).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from graftbox.errors import NotFoundError, TransportError, UnsupportedError, UsageError
+from graftbox.sandbox.engines import bubblewrap, namespaces
+from graftbox.sandbox.engines.bubblewrap import Places
+from graftbox.sandbox.process import ProcessId
+from graftbox.sandbox.spec import GUEST_SOCKET, Network, Sandbox, SandboxSpec, UnpackedImage
+from graftbox.sandbox.users import User, resolve
+from graftbox.store import Store, storage_errors
+
+
+@dataclass(frozen=True)
+class State:
+    """What ``state.json`` holds."""
+
+    name: str
+    image: str
+    url: str
+    key: str
+    process: ProcessId
+
+    def sandbox(self) -> Sandbox:
+        runs = self.process.runs()
+        return Sandbox(
+            name=self.name,
+            engine="embedded",
+            image=self.image,
+            status="running" if runs else "exited",
+            url=self.url if runs else "",
+            key=self.key,
+        )
+
+    def write(self, path: Path) -> None:
+        handle, temporary = tempfile.mkstemp(dir=path.parent)  # made with mode 0600
+        with os.fdopen(handle, "w") as stream:
+            json.dump(asdict(self), stream, indent=1)
+        Path(temporary).replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> State | None:
+        try:
+            data = json.loads(path.read_text())
+            return cls(**{**data, "process": ProcessId(**data["process"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+
+class EmbeddedEngine:
+    """``program`` gives the bubblewrap to run, as the start of a command line; asked only to start one."""
+
+    name = "embedded"
+
+    def __init__(
+        self,
+        store: Store,
+        program: Callable[[], Sequence[str]],
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._store = store
+        self._program = program
+        self._note = note
+
+    def start(self, spec: SandboxSpec) -> Sandbox:
+        image = spec.base
+        if not isinstance(image, UnpackedImage):
+            raise UsageError("The embedded engine runs unpacked images only.")
+        places = self._places(spec.name)
+        user = resolve(spec.user or image.config.get("User") or "", image.rootfs)
+        with self._store.lock(f"sandbox-{spec.name}"), storage_errors(self._store.root):
+            if State.read(places.state) is not None:
+                raise UsageError(
+                    f"A sandbox named {spec.name!r} exists already; `graftbox rm -f {spec.name}` removes it."
+                )
+            _remove_tree(places.root)
+            try:
+                return self._start(spec, image, user, places)
+            except BaseException:
+                _remove_tree(places.root)
+                raise
+
+    def _start(self, spec: SandboxSpec, image: UnpackedImage, user: User, places: Places) -> Sandbox:
+        places.root.mkdir(mode=0o700, parents=True)
+        places.upper.mkdir(mode=0o755)
+        places.work.mkdir()
+        places.socket_folder.mkdir()
+        places.socket_folder.chmod(0o777)  # the sandbox's user makes its socket here; the parent is closed
+        places.hosts.write_text(f"127.0.0.1\tlocalhost {spec.name}\n::1\tlocalhost ip6-localhost\n")
+        port = 0 if spec.network is Network.NONE else spec.port or _free_port()
+        try:
+            pid = self._launch(spec, image, user, places, port, overlay=True)
+        except _NoOverlayError:
+            self._note(
+                "this machine allows no overlay mounts here; the sandbox gets its own copy of the files"
+            )
+            subprocess.run(["cp", "-a", "--reflink=auto", image.rootfs, places.copy], check=True)
+            pid = self._launch(spec, image, user, places, port, overlay=False)
+        process = ProcessId.of(pid)
+        if process is None:
+            raise TransportError(f"The sandbox ended at once; it said:\n{_text(places.log)}")
+        on_network = spec.network is not Network.NONE
+        socket_path = places.socket_folder / Path(GUEST_SOCKET).name
+        url = f"http://127.0.0.1:{port}" if on_network else f"unix://{socket_path}"
+        state = State(spec.name, spec.label, url, spec.key, process)
+        state.write(places.state)
+        return state.sandbox()
+
+    def _launch(
+        self, spec: SandboxSpec, image: UnpackedImage, user: User, places: Places, port: int, *, overlay: bool
+    ) -> int:
+        """Starts bubblewrap and returns the pid of the sandbox's first process."""
+        mapped = os.geteuid() == 0
+        options = bubblewrap.arguments(spec, image, user, places, port, overlay=overlay, mapped=mapped)
+        argv = [*self._program()]
+        with contextlib.ExitStack() as stack:
+            info_read, info_write = os.pipe()
+            info = stack.enter_context(os.fdopen(info_read, "rb"))
+            close_info = stack.enter_context(os.fdopen(info_write, "wb"))
+            secret = stack.enter_context(os.fdopen(os.memfd_create("bwrap-args"), "w+b"))
+            handles = [info_write, secret.fileno()]
+            if mapped:
+                handles.append(stack.enter_context(namespaces.identity()))
+                argv += ["--userns", str(handles[-1])]
+            secret.write(bubblewrap.nul_separated(options))
+            secret.seek(0)
+            argv += ["--info-fd", str(info_write), "--args", str(secret.fileno()), "--"]
+            argv += bubblewrap.command(spec, image, user, become=mapped)
+            log = stack.enter_context(os.fdopen(os.open(places.log, os.O_WRONLY | os.O_CREAT, 0o600), "wb"))
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=handles,
+                start_new_session=True,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", bubblewrap.DEFAULT_PATH)},
+                group=user.gid if mapped and user.uid == 0 else None,
+                extra_groups=user.groups if mapped else None,
+            )
+            close_info.close()
+            answer = info.read()
+        # Not our child for long: it is told apart from others by `ProcessId` from here on.
+        process.returncode = 0 if answer else process.wait(10)
+        if not answer:
+            raise _failure(_text(places.log))
+        return int(json.loads(answer)["child-pid"])
+
+    def sandboxes(self) -> list[Sandbox]:
+        folder = self._store.root / "sandboxes"
+        if not folder.is_dir():
+            return []
+        states = (State.read(path / "state.json") for path in sorted(folder.iterdir()))
+        return [state.sandbox() for state in states if state is not None]
+
+    def find(self, name: str) -> Sandbox | None:
+        state = State.read(self._places(name).state)
+        return None if state is None else state.sandbox()
+
+    def stop(self, name: str, grace: float = 10) -> None:
+        self._state(name).process.end(grace)
+
+    def remove(self, name: str, *, force: bool = False) -> None:
+        with self._store.lock(f"sandbox-{name}"):
+            state = self._state(name)
+            if state.process.runs():
+                if not force:
+                    raise UsageError(f"The sandbox {name!r} is running; stop it first or use `rm -f`.")
+                state.process.end(0)
+            _remove_tree(self._places(name).root)
+        (self._store.root / "locks" / f"sandbox-{name}.lock").unlink(missing_ok=True)
+
+    def logs(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
+        state = self._state(name)
+        with self._places(name).log.open("rb") as stream:
+            while True:
+                runs = state.process.runs()
+                while piece := stream.read(1 << 16):
+                    yield piece
+                if not follow or not runs:
+                    return
+                time.sleep(0.1)
+
+    def _places(self, name: str) -> Places:
+        return Places(self._store.root / "sandboxes" / name)
+
+    def _state(self, name: str) -> State:
+        state = State.read(self._places(name).state)
+        if state is None:
+            raise NotFoundError(f"There is no sandbox {name!r}; `graftbox ps` lists those that there are.")
+        return state
+
+
+class _NoOverlayError(UnsupportedError):
+    """Overlay mounts are refused here."""
+
+
+def _failure(text: str) -> UnsupportedError | TransportError:
+    """What bubblewrap's last words mean."""
+    if "overlay" in text:
+        return _NoOverlayError(f"This machine allows no overlay mounts here: {text}")
+    if any(word in text for word in ("namespace", "uid map", "Operation not permitted", "setns")):
+        who = "root" if os.geteuid() == 0 else "an ordinary user"
+        return UnsupportedError(namespaces.FORBIDDEN.format(who=who, why=text.strip()))
+    return TransportError(f"bubblewrap could not start the sandbox: {text.strip()}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")[-2000:]
+    except OSError:
+        return ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _remove_tree(folder: Path) -> None:
+    """Deletes all of it, folders that its owner may not enter (an overlay's work folder) included."""
+    if os.geteuid() != 0 and folder.is_dir():
+        for path, names, _ in os.walk(folder):
+            for name in names:
+                child = Path(path, name)
+                if not child.is_symlink():
+                    child.chmod(0o700)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def system_program() -> list[str] | None:
+    """This machine's bubblewrap (``$GRAFTBOX_BWRAP``, else the one on PATH), if it knows overlays."""
+    chosen = os.environ.get("GRAFTBOX_BWRAP")
+    program = chosen or shutil.which("bwrap")
+    if program is None:
+        return None
+    done = subprocess.run([program, "--help"], capture_output=True, text=True)
+    if "--overlay-src" in done.stdout + done.stderr:
+        return [program]
+    if chosen:
+        print(f"graftbox: {chosen} has no --overlay; another bubblewrap is used", file=sys.stderr)
+    return None
