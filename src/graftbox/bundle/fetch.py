@@ -1,0 +1,200 @@
+"""Fetches locked files into the store: in parallel, cached by hash, resumed, verified."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from graftbox.bundle import index
+from graftbox.bundle.download import Downloader, shown
+from graftbox.bundle.lock import Entry, LockedPackage, LockedWheel
+from graftbox.bundle.progress import Progress, Silent
+from graftbox.bundle.sources import Sources
+from graftbox.errors import GraftboxError, NotFoundError, TransportError, VerificationError
+from graftbox.store import Store, digest_of_file, storage_errors
+
+WORKERS = 8
+
+
+def fetch(
+    entries: Sequence[Entry],
+    store: Store,
+    sources: Sources,
+    progress: Progress | None = None,
+    downloader: Downloader | None = None,
+) -> dict[Entry, Path]:
+    """The path of every entry's ``.deb`` or ``.whl`` in the store, downloading those not there yet.
+
+    Locked files that no source has any more are one `NotFoundError` that names them all. After any
+    error, Ctrl-C included, what has arrived is kept and the next call goes on from there.
+    """
+    paths = {entry: store.blob_path(f"sha256:{entry.sha256}") for entry in entries}
+    missing = {entry.sha256: entry for entry in entries if not paths[entry].is_file()}
+    if missing:
+        progress = progress or Silent()
+        with downloader or Downloader(sources.authorities()) as connection:
+            progress.start(f"fetching {len(missing)} packages", sum(e.size for e in missing.values()))
+            try:
+                _fetch_all(list(missing.values()), store, sources, connection, _Counter(progress))
+            finally:
+                progress.done()
+    return paths
+
+
+def addresses(entry: Entry, sources: Sources, downloader: Downloader) -> list[str]:
+    """Where this entry may be had, in the order to try."""
+    if isinstance(entry, LockedWheel):
+        files = index.locate(downloader, sources.indexes(), entry.name, entry.filename, entry.sha256)
+        return [file.url for file in files]
+    stamp = entry.date.replace("-", "").replace(":", "")
+    roots = [*sources.mirrors(entry.archive), *sources.snapshots(entry.archive, stamp)]
+    return [f"{root}/{entry.path}" for root in roots]
+
+
+def _fetch_all(
+    missing: list[Entry], store: Store, sources: Sources, downloader: Downloader, counter: _Counter
+) -> None:
+    """Downloads largest first; the first error other than "gone" stops the rest."""
+    gone: list[Entry] = []
+    with concurrent.futures.ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch") as pool:
+        jobs = {
+            pool.submit(_fetch_one, entry, store, sources, downloader, counter): entry
+            for entry in sorted(missing, key=lambda entry: -entry.size)
+        }
+        try:
+            for job in concurrent.futures.as_completed(jobs):
+                try:
+                    job.result()
+                except NotFoundError:
+                    gone.append(jobs[job])
+        except BaseException:
+            downloader.cancel()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    if gone:
+        raise NotFoundError(_gone_message(gone))
+
+
+def _gone_message(gone: list[Entry]) -> str:
+    packages = sorted({f"{e.name} {e.version}" for e in gone if isinstance(e, LockedPackage)})
+    wheels = sorted({e.filename for e in gone if isinstance(e, LockedWheel)})
+    sentences = []
+    if packages:
+        sentences.append(
+            f"The mirror no longer has {len(packages)} locked package{'s' * (len(packages) > 1)}: "
+            f"{', '.join(packages)}. Run `graftbox lock --update-missing` to lock what replaced "
+            "what is gone, or name a snapshot archive (--snapshot, GRAFTBOX_SNAPSHOT)."
+        )
+    if wheels:
+        sentences.append(
+            f"No package index has {', '.join(wheels)} with the locked hash. Run `graftbox lock "
+            "--update-missing`, or name an index that has them (--index-url, GRAFTBOX_INDEX_URL)."
+        )
+    return " ".join(sentences)
+
+
+def _fetch_one(
+    entry: Entry, store: Store, sources: Sources, downloader: Downloader, counter: _Counter
+) -> None:
+    """Puts one entry's file into the store, from the first address that gives the locked bytes."""
+    failure: GraftboxError | None = None
+    with _part(store, entry.sha256, downloader) as part:
+        if part is None:  # another process has fetched it meanwhile
+            counter(entry.size)
+            return
+        counter(part.seek(0, os.SEEK_END))
+        for url in addresses(entry, sources, downloader):
+            try:
+                _complete(part, url, entry, store, downloader, counter)
+                return
+            except NotFoundError as error:
+                failure = failure or error
+            except (TransportError, VerificationError) as error:
+                failure = error
+    raise failure or NotFoundError(f"No source has {entry.name}.")
+
+
+def _complete(
+    part: IO[bytes], url: str, entry: Entry, store: Store, downloader: Downloader, counter: _Counter
+) -> None:
+    """Downloads into ``part`` and moves it into the store once size and hash are the locked ones."""
+    resumed = part.seek(0, os.SEEK_END) > 0
+    path = Path(part.name)
+    while True:
+        try:
+            downloader.save(url, part, entry.size, counter)
+            part.flush()
+            if digest_of_file(path) == f"sha256:{entry.sha256}":
+                store.adopt(path, f"sha256:{entry.sha256}")
+                return
+        except VerificationError:
+            _empty(part, counter)
+            raise
+        _empty(part, counter)
+        if not resumed:
+            raise VerificationError(
+                f"{entry.filename} from {shown(url)} is not what was locked: its sha256 differs. Nothing was "
+                "kept. Use another mirror or index; if you trust the new file, run `graftbox lock`."
+            )
+        resumed = False  # the beginning, from an earlier run, may have been the wrong part
+
+
+def _empty(part: IO[bytes], counter: _Counter) -> None:
+    counter(-part.seek(0, os.SEEK_END))
+    part.truncate(0)
+    part.seek(0)
+
+
+@contextlib.contextmanager
+def _part(store: Store, sha256: str, downloader: Downloader) -> Iterator[IO[bytes] | None]:
+    """The unfinished file ``tmp/<sha256>.part``, locked against other processes; None once it is done."""
+    path = store.folder("tmp") / f"{sha256}.part"
+    with storage_errors(store.root):
+        while True:
+            downloader.check()
+            with path.open("ab+") as stream:
+                _lock(stream, downloader)
+                if store.has(f"sha256:{sha256}"):
+                    if _is_same(stream, path):
+                        path.unlink()
+                    yield None
+                    return
+                if _is_same(stream, path):  # else whoever held it has moved or deleted it: open it anew
+                    yield stream
+                    return
+
+
+def _lock(stream: IO[bytes], downloader: Downloader) -> None:
+    """Waits for the file's lock, and gives up when the work is cancelled."""
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            downloader.check(pause=0.05)
+
+
+def _is_same(stream: IO[bytes], path: Path) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(stream.fileno()).st_ino
+    except FileNotFoundError:
+        return False
+
+
+class _Counter:
+    """Adds up what arrives in many threads and passes it on to one `Progress`."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._guard = threading.Lock()
+
+    def __call__(self, amount: int) -> None:
+        if amount:
+            with self._guard:
+                self._progress.advance(amount)

@@ -1,0 +1,201 @@
+"""Locks: exactly which packages and wheels a bundle is made of, by hash and without any address.
+
+A lock is JSON next to its recipe, written with sorted keys, so that it can be reviewed as a diff::
+
+    {"schema": 1, "recipe": "sha256:…", "suites": {"trixie": {"date": "2026-09-12T07:55:41Z"}},
+     "architectures": {"amd64": {"packages": [LockedPackage…], "wheels": [LockedWheel…]}, "arm64": …}}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from graftbox.bundle.recipe import BUILTIN, RECIPES
+from graftbox.errors import FormatError, NotFoundError
+from graftbox.store import storage_errors
+
+SCHEMA = 1
+ARCHITECTURES = ("amd64", "arm64")
+ARCHIVES = ("debian", "debian-security")
+
+
+@dataclass(frozen=True)
+class LockedPackage:
+    """One ``.deb``. ``path`` is below the archive's root, ``sha256`` bare hex, ``size`` in bytes.
+
+    ``date`` is the signing time of the Release file that named it: when a snapshot archive has it.
+    """
+
+    name: str
+    version: str
+    archive: str
+    path: str
+    size: int
+    sha256: str
+    source: str
+    date: str
+    components: tuple[str, ...]
+
+    @property
+    def filename(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class LockedWheel:
+    """One wheel for the guest's Python. ``name`` is the normalised project name."""
+
+    name: str
+    version: str
+    filename: str
+    size: int
+    sha256: str
+    components: tuple[str, ...]
+
+
+Entry = LockedPackage | LockedWheel
+
+
+@dataclass(frozen=True)
+class LockedArchitecture:
+    """What one CPU architecture's bundle is made of, sorted by name."""
+
+    packages: tuple[LockedPackage, ...] = ()
+    wheels: tuple[LockedWheel, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A whole lock. ``recipe`` is `Recipe.resolution_digest`; ``suites`` maps a suite to its date."""
+
+    recipe: str
+    suites: Mapping[str, str]
+    architectures: Mapping[str, LockedArchitecture]
+
+    @classmethod
+    def builtin(cls, name: str = BUILTIN) -> Lock:
+        """The lock that ships with graftbox for the built-in recipe ``name``."""
+        return cls.read(RECIPES / f"{name}.lock.json")
+
+    @classmethod
+    def read(cls, path: Path) -> Lock:
+        """Reads a lock file; `NotFoundError` without one, `FormatError` for a damaged one."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise NotFoundError(
+                f"Cannot read the lock {path}: {error.strerror}. Make it with `graftbox lock`."
+            ) from error
+        return parse(data, str(path))
+
+    def to_json(self) -> bytes:
+        """The file's bytes; the same lock always gives the same ones."""
+        document = {
+            "schema": SCHEMA,
+            "recipe": self.recipe,
+            "suites": {suite: {"date": date} for suite, date in self.suites.items()},
+            "architectures": {
+                name: {
+                    "packages": [dataclasses.asdict(p) for p in sorted(locked.packages, key=_order)],
+                    "wheels": [dataclasses.asdict(w) for w in sorted(locked.wheels, key=_order)],
+                }
+                for name, locked in self.architectures.items()
+            },
+        }
+        return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+    @property
+    def digest(self) -> str:
+        """``sha256:…`` of `to_json`."""
+        return "sha256:" + hashlib.sha256(self.to_json()).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Writes the lock whole or not at all."""
+        temporary = path.with_name(f".{path.name}.new")
+        with storage_errors(path.parent):
+            try:
+                temporary.write_bytes(self.to_json())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def architecture(self, name: str) -> LockedArchitecture:
+        """What is locked for that architecture, or `NotFoundError` with those that are."""
+        try:
+            return self.architectures[name]
+        except KeyError:
+            known = ", ".join(self.architectures)
+            raise NotFoundError(f"The lock has no architecture {name!r}; it has {known}.") from None
+
+    def entries(self, arch: str, components: Collection[str] | None = None) -> list[Entry]:
+        """Packages, then wheels, that these components (all of them by default) consist of."""
+        locked = self.architecture(arch)
+        entries: list[Entry] = [*locked.packages, *locked.wheels]
+        return [e for e in entries if components is None or set(components) & set(e.components)]
+
+
+def _order(entry: Entry) -> tuple[str, str]:
+    return entry.name, entry.version
+
+
+def parse(data: bytes, where: str) -> Lock:
+    """A lock from its bytes; whatever is wrong is a `FormatError` that says how to get a good one."""
+    try:
+        document = json.loads(data)
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise ValueError(f"not a lock of schema {SCHEMA}")
+        return Lock(
+            recipe=_string(document, "recipe"),
+            suites={suite: _string(facts, "date") for suite, facts in document["suites"].items()},
+            architectures={
+                name: LockedArchitecture(
+                    packages=tuple(_entry(LockedPackage, facts) for facts in locked["packages"]),
+                    wheels=tuple(_entry(LockedWheel, facts) for facts in locked["wheels"]),
+                )
+                for name, locked in document["architectures"].items()
+            },
+        )
+    except KeyError as error:
+        problem = f"{error.args[0]!r} is missing"
+    except (ValueError, TypeError, AttributeError) as error:
+        problem = str(error)
+    raise FormatError(f"The lock {where} is damaged: {problem}. Make it again with `graftbox lock`.")
+
+
+def _string(facts: Mapping[str, Any], key: str) -> str:
+    value = facts[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key!r} is not a string")
+    return value
+
+
+EntryT = TypeVar("EntryT", LockedPackage, LockedWheel)
+
+
+def _entry(kind: type[EntryT], facts: Mapping[str, Any]) -> EntryT:
+    """One entry, checked so far that nothing in it can point outside an archive or the store."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    if unknown := set(facts) - fields:
+        raise ValueError(f"{facts.get('name')!r} has an unknown key {min(unknown)!r}")
+    values = {name: _string(facts, name) for name in fields - {"size", "components"}}
+    what = values["name"]
+    if not isinstance(facts["size"], int) or facts["size"] <= 0:
+        raise ValueError(f"the size of {what!r} is not a number of bytes")
+    if not re.fullmatch("[0-9a-f]{64}", values["sha256"]):
+        raise ValueError(f"the sha256 of {what!r} is not 64 lower-case hex digits")
+    place = values.get("path") or values.get("filename", "")
+    if place.startswith("/") or ".." in place.split("/") or ("/" in place and kind is LockedWheel):
+        raise ValueError(f"the file of {what!r} is not a plain relative path")
+    if values.get("archive", ARCHIVES[0]) not in ARCHIVES:
+        raise ValueError(f"the archive of {what!r} is none of {', '.join(ARCHIVES)}")
+    components = facts["components"]
+    if not isinstance(components, list) or not all(isinstance(item, str) for item in components):
+        raise TypeError(f"the components of {what!r} are not a list of names")
+    return kind(**values, size=facts["size"], components=tuple(components))

@@ -1,0 +1,199 @@
+"""Recipes: what a bundle is made of, as written by people (TOML).
+
+::
+
+    [debian]
+    suites = ["trixie", "trixie-updates", "trixie-security"]   # later ones may replace earlier ones' versions
+    sections = ["main"]
+    keyring = "debian-archive-keyring.gpg"                     # next to the recipe, or absolute
+
+    [python]
+    version = "3.13"                                           # the guest's CPython, for choosing wheels
+
+    [component.core]
+    packages = ["bash", "tmux"]                                # taken with everything they depend on
+    without = ["perl-base"]                                    # dependencies that are cut
+    wheels = ["starlette>=1"]                                  # requirement specifiers
+    [component.core.stage]                                     # free-form; read by the builder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graftbox.errors import NotFoundError, UsageError
+
+RECIPES = Path(__file__).parent / "recipes"
+BUILTIN = "openhands"
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a bundle: its root packages and wheels, what is cut, and how it is staged."""
+
+    name: str
+    packages: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    wheels: tuple[str, ...] = ()
+    stage: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A parsed recipe. ``digest`` is that of the file; ``path`` is where it was read."""
+
+    path: Path
+    digest: str
+    suites: tuple[str, ...]
+    sections: tuple[str, ...]
+    keyring: Path
+    python: str | None
+    components: Mapping[str, Component]
+
+    @classmethod
+    def builtin(cls, name: str = BUILTIN) -> Recipe:
+        """A recipe that ships with graftbox: ``openhands`` or ``tools``."""
+        path = RECIPES / f"{name}.toml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+            raise NotFoundError(f"There is no built-in recipe {name!r}. Name one of {known}, or give a file.")
+        return cls.read(path)
+
+    @classmethod
+    def find(cls, name: str) -> Recipe:
+        """The built-in recipe of that name, else the file at that path."""
+        if re.fullmatch(r"[a-z0-9-]+", name) and (RECIPES / f"{name}.toml").is_file():
+            return cls.builtin(name)
+        return cls.read(Path(name))
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Reads a recipe file; `NotFoundError` without one, `UsageError` for a mistake in it."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise NotFoundError(f"Cannot read the recipe {path}: {error.strerror}.") from error
+        return parse(data, path)
+
+    @property
+    def lock_path(self) -> Path:
+        """Where this recipe's lock belongs: ``<name>.lock.json`` next to it."""
+        return self.path.with_suffix(".lock.json")
+
+    @property
+    def resolution_digest(self) -> str:
+        """Digest of the parts that decide what is locked; staging may change without a new lock."""
+        facts = {
+            "suites": self.suites,
+            "sections": self.sections,
+            "python": self.python,
+            "components": {
+                name: [sorted(part.packages), sorted(part.without), sorted(part.wheels)]
+                for name, part in self.components.items()
+            },
+        }
+        return "sha256:" + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def component(self, name: str) -> Component:
+        """The component of that name, or `NotFoundError` with those that exist."""
+        try:
+            return self.components[name]
+        except KeyError:
+            known = ", ".join(self.components)
+            raise NotFoundError(f"{self.path.name} has no component {name!r}; it has {known}.") from None
+
+
+def parse(data: bytes, path: Path) -> Recipe:
+    """A recipe from the bytes of its file; every mistake is a `UsageError` naming file and key."""
+    try:
+        document = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}.") from error
+    top = _Table(path, "", document)
+    top.only("debian", "python", "component")
+    debian = top.table("debian")
+    debian.only("suites", "sections", "keyring")
+    suites = debian.strings("suites")
+    if not suites:
+        raise debian.wrong("suites", "a list of at least one suite")
+    python = top.table("python")
+    python.only("version")
+    version = python.string("version", "")
+    if version and not re.fullmatch(r"3\.\d+", version):
+        raise python.wrong("version", 'a minor version such as "3.13"')
+    components = _components(top.table("component"))
+    if not version and any(part.wheels for part in components.values()):
+        raise python.wrong("version", "set, because a component asks for wheels")
+    return Recipe(
+        path=path,
+        digest="sha256:" + hashlib.sha256(data).hexdigest(),
+        suites=suites,
+        sections=debian.strings("sections", ("main",)),
+        keyring=path.parent / debian.string("keyring", "debian-archive-keyring.gpg"),
+        python=version or None,
+        components=components,
+    )
+
+
+def _components(table: _Table) -> dict[str, Component]:
+    components = {}
+    for name in table.values:
+        part = table.table(name)
+        part.only("packages", "without", "wheels", "stage")
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            raise table.wrong(name, "named with lower-case letters, digits and dashes")
+        components[name] = Component(
+            name=name,
+            packages=part.strings("packages"),
+            without=part.strings("without"),
+            wheels=part.strings("wheels"),
+            stage=part.table("stage").values,
+        )
+    if not components:
+        raise table.wrong("", "at least one table [component.NAME]")
+    return components
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A TOML table that knows its file and place, for messages."""
+
+    path: Path
+    place: str
+    values: Mapping[str, Any]
+
+    def wrong(self, key: str, expected: str) -> UsageError:
+        return UsageError(f"{self.path}: {self.at(key) or 'the recipe'} must be {expected}.")
+
+    def at(self, key: str) -> str:
+        return ".".join(part for part in (self.place, key) if part)
+
+    def only(self, *known: str) -> None:
+        for key in self.values:
+            if key not in known:
+                raise UsageError(f"{self.path}: unknown key {self.at(key)}; known here: {', '.join(known)}.")
+
+    def table(self, key: str) -> _Table:
+        value = self.values.get(key, {})
+        if not isinstance(value, dict):
+            raise self.wrong(key, "a table")
+        return _Table(self.path, self.at(key), value)
+
+    def string(self, key: str, default: str) -> str:
+        value = self.values.get(key, default)
+        if not isinstance(value, str):
+            raise self.wrong(key, "a string")
+        return value
+
+    def strings(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+        value = self.values.get(key, list(default))
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+            raise self.wrong(key, "a list of strings")
+        return tuple(value)
