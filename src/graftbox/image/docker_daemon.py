@@ -1,0 +1,274 @@
+"""Images of a Docker daemon, over its Engine API: only the layers that it lacks are sent to it.
+
+``docker load`` opens the file of a layer only if no image has that layer on the same layers below.
+So a *skeleton* (config and list of layers, a few kB) is offered first, and what the daemon misses
+is read from its own complaint (moby, image/tarexport/load.go).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from graftbox.errors import ConfigurationError, NotFoundError, TransportError, UnsupportedError
+from graftbox.image.archive import Archive, DockerArchiveSource, OciArchiveSource
+from graftbox.image.archive_target import blob_name, docker_listing, tar_entry
+from graftbox.image.blob import Blob, Source
+from graftbox.image.layout import MARKER, with_image
+from graftbox.image.manifest import (
+    DOCKER_CONFIG,
+    DOCKER_LAYER,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    Descriptor,
+    Document,
+    serialise,
+)
+from graftbox.image.reference import ImageName, image_name
+from graftbox.store import Store, storage_errors
+
+SOCKET = "/var/run/docker.sock"
+_MISSING = re.compile(r"blobs/sha256/([0-9a-f]{64}): no such file")
+_CONFIG_FACTS = ("architecture", "os", "variant", "created", "author", "config")
+
+
+class Daemon:
+    """A connection to a daemon: ``unix://PATH`` or ``tcp://HOST:PORT`` (plain HTTP, as Docker means it)."""
+
+    def __init__(self, host: str | None = None) -> None:
+        self.host = host or os.environ.get("DOCKER_HOST") or f"unix://{SOCKET}"
+        kind, _, rest = self.host.partition("://")
+        timeout = httpx2.Timeout(300.0, connect=5.0)
+        if kind == "unix":
+            transport = httpx2.HTTPTransport(uds=rest, verify=False)
+            self._client = httpx2.Client(
+                transport=transport, base_url="http://docker", timeout=timeout, trust_env=False
+            )
+        elif kind in {"tcp", "http"} and not os.environ.get("DOCKER_TLS_VERIFY"):
+            self._client = httpx2.Client(base_url=f"http://{rest}", timeout=timeout, trust_env=False)
+        else:
+            raise ConfigurationError(
+                f"graftbox reaches Docker through unix:// and tcp:// without TLS, not {self.host}. Forward "
+                "its socket (ssh -L /tmp/docker.sock:/var/run/docker.sock HOST) and set DOCKER_HOST to it."
+            )
+
+    def get(self, path: str) -> Any:
+        """The parsed answer of a GET, or None if there is no such thing."""
+        with self.in_words():
+            response = self._client.get(path)
+        if response.status_code == 404:
+            return None
+        self._check(response)
+        return response.json()
+
+    def inspect(self, name: ImageName) -> dict[str, Any]:
+        """``docker image inspect``; `NotFoundError` if the daemon has no such image."""
+        found = self.get(f"/images/{name.familiar}/json")
+        if not isinstance(found, dict):
+            raise NotFoundError(
+                f"Docker at {self.host} has no image {name.familiar}. Pull it (docker pull {name.familiar}), "
+                f"or name it docker://{name} to read it from its registry."
+            )
+        return found
+
+    def uses_containerd_store(self) -> bool:
+        """Whether images are kept by containerd, which needs every layer of an image it loads."""
+        info = self.get("/info") or {}
+        return "io.containerd" in json.dumps(info.get("DriverStatus") or [])
+
+    def save(self, name: ImageName, path: Path) -> None:
+        """``docker save`` into ``path``."""
+        with (
+            self.in_words(),
+            self._client.stream("GET", f"/images/{name.familiar}/get") as response,
+            path.open("wb") as file,
+        ):
+            self._check(response)
+            for chunk in response.iter_raw(1 << 20):
+                file.write(chunk)
+
+    def load(self, archive: Iterator[bytes]) -> str | None:
+        """``docker load`` of a stream; returns the daemon's complaint, or None if it was content."""
+        with self.in_words():
+            response = self._client.post(
+                "/images/load",
+                params={"quiet": "1"},
+                content=archive,
+                headers={"Content-Type": "application/x-tar"},
+            )
+        for line in response.text.splitlines():
+            with contextlib.suppress(ValueError, AttributeError):
+                answer = json.loads(line)
+                if complaint := answer.get("error") or (not response.is_success and answer.get("message")):
+                    return str(complaint)
+        self._check(response)
+        return None
+
+    def _check(self, response: httpx2.Response) -> None:
+        if not response.is_success:
+            with self.in_words():
+                detail = response.read()[:300].decode(errors="replace").strip()
+            raise TransportError(f"Docker at {self.host} refused: {response.status_code} {detail}.")
+
+    @contextlib.contextmanager
+    def in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx2.ConnectError as error:
+            raise TransportError(
+                f"Cannot reach Docker at {self.host} ({error}). Start it, set DOCKER_HOST to its address, "
+                "and check that you may use its socket (group docker)."
+            ) from error
+        except httpx2.HTTPError as error:
+            raise TransportError(
+                f"The connection to Docker at {self.host} broke ({error or type(error).__name__}); "
+                "run the command again."
+            ) from error
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class DaemonSource:
+    """What a daemon says about an image without exporting it: enough to graft it in the same daemon."""
+
+    synthetic = True
+
+    def __init__(self, daemon: Daemon, name: ImageName) -> None:
+        self.daemon, self.name = daemon, name
+        self._config = b""
+
+    def resolve(self) -> Document:
+        facts = self.daemon.inspect(self.name)
+        diff_ids = [str(d) for d in (facts.get("RootFS") or {}).get("Layers") or []]
+        spelt = {key[0].upper() + key[1:]: key for key in _CONFIG_FACTS}
+        config = {key: facts[name] for name, key in spelt.items() if facts.get(name)}
+        config["rootfs"] = {"type": "layers", "diff_ids": diff_ids}
+        if history := self._history(len(diff_ids)):
+            config["history"] = history
+        self._config = serialise(config)
+        # The image's ID is the digest of a config that the API does not show: right name, bytes of ours.
+        body = {
+            "schemaVersion": 2,
+            "mediaType": DOCKER_MANIFEST,
+            "config": {"mediaType": DOCKER_CONFIG, "digest": facts["Id"], "size": len(self._config)},
+            "layers": [{"mediaType": DOCKER_LAYER, "digest": diff_id, "size": 0} for diff_id in diff_ids],
+        }
+        return Document(serialise(body), DOCKER_MANIFEST)
+
+    def _history(self, layers: int) -> list[dict[str, Any]]:
+        """The history, if it can be told which of its entries made layers."""
+        rows = list(reversed(self.daemon.get(f"/images/{self.name.familiar}/history") or []))
+        with_layer = [row.get("Size", 0) > 0 for row in rows]
+        if sum(with_layer) != layers:
+            return []
+        entries = []
+        for row, kept in zip(rows, with_layer, strict=True):
+            entry: dict[str, Any] = {
+                "created_by": row.get("CreatedBy", ""),
+                "comment": row.get("Comment", ""),
+            }
+            entries.append(entry if kept else {**entry, "empty_layer": True})
+        return entries
+
+    def manifest(self, descriptor: Descriptor) -> Document:
+        raise NotFoundError(f"Docker holds no manifest {descriptor.digest}.")
+
+    def blob(self, descriptor: Descriptor, diff_id: str | None = None) -> Blob:
+        if diff_id is None:
+            return Blob(descriptor, lambda: iter([self._config]))
+        return Blob(descriptor, self._unreadable, diff_id)
+
+    def _unreadable(self) -> Iterator[bytes]:
+        raise UnsupportedError(f"The layers of {self.name.familiar} were not exported from Docker.")
+
+    def close(self) -> None:
+        self.daemon.close()
+
+
+class _Exported:
+    """A source over a temporary export, deleted when it is closed."""
+
+    def __init__(self, inner: DockerArchiveSource | OciArchiveSource) -> None:
+        self._inner = inner
+        self.synthetic = inner.synthetic
+        self.resolve, self.manifest, self.blob = inner.resolve, inner.manifest, inner.blob
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def exported(daemon: Daemon, name: ImageName, store: Store) -> Source:
+    """The image with its layers, by ``docker save`` into a file that is nameless once it is open."""
+    daemon.inspect(name)
+    with storage_errors(store.root), store.temporary_file() as (stream, path):
+        stream.close()
+        try:
+            daemon.save(name, path)
+        finally:
+            daemon.close()
+        return _Exported(DockerArchiveSource(Archive(path)))
+
+
+class DaemonTarget:
+    """Loads images into a daemon under ``names`` (``team/app:1``)."""
+
+    def __init__(self, daemon: Daemon, names: Sequence[str]) -> None:
+        self.daemon, self.names = daemon, tuple(names)
+        self._held: dict[str, Blob] = {}
+        self._whole = daemon.uses_containerd_store()
+
+    def offer(self, manifest: Document, config: bytes, blobs: Sequence[Blob], top: bool) -> list[Blob]:
+        layers = [blob for blob in blobs if blob.diff_id]
+        if self._whole and not self._held and layers:
+            return layers
+        complaint = self.daemon.load(self._archive(manifest, config, layers))
+        if complaint is None:
+            return []
+        found = _MISSING.search(complaint)
+        digests = [layer.digest.removeprefix("sha256:") for layer in layers]
+        if found and found[1] in digests and not self._held:
+            # What lies above a layer that is missing is missing too: layers are kept by their whole chain.
+            return layers[digests.index(found[1]) :]
+        raise TransportError(f"Docker at {self.daemon.host} refused the image: {complaint}.")
+
+    def put(self, blob: Blob) -> int:
+        """Remembers the blob for the one stream in which the second offer sends everything."""
+        self._held[blob.digest] = blob
+        return blob.descriptor.size
+
+    def _archive(self, manifest: Document, config: bytes, layers: Sequence[Blob]) -> Iterator[bytes]:
+        digests = [layer.digest for layer in layers]
+        name = manifest.config.digest
+        listing = docker_listing(name, digests, self.names)
+        yield from tar_entry("manifest.json", len(listing), [listing])
+        yield from tar_entry(blob_name(name), len(config), [config])
+        if self._whole:
+            yield from self._layout(manifest)
+        for digest in dict.fromkeys(digests):
+            if blob := self._held.get(digest):
+                yield from tar_entry(blob_name(digest), blob.descriptor.size, blob.open())
+        yield b"\0" * 1024
+
+    def _layout(self, manifest: Document) -> Iterator[bytes]:
+        index = with_image({"schemaVersion": 2, "mediaType": OCI_INDEX}, manifest, (), None)
+        if self.names:
+            name = str(image_name(self.names[0]))
+            index["manifests"][0]["annotations"] = {"io.containerd.image.name": name}
+        data = serialise(index)
+        yield from tar_entry("oci-layout", len(MARKER), [MARKER])
+        yield from tar_entry("index.json", len(data), [data])
+        yield from tar_entry(blob_name(manifest.digest), len(manifest.data), [manifest.data])
+
+    def finish(self) -> None:
+        """The daemon has named the image when it loaded it."""
+
+    def close(self) -> None:
+        self.daemon.close()

@@ -1,0 +1,101 @@
+"""Opens the source or target that a reference names; each transport is imported only when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from graftbox.errors import UsageError
+from graftbox.image.blob import Source, Target
+from graftbox.image.reference import ImageName, Reference, Transport
+from graftbox.store import Store
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach what is not a file."""
+
+    insecure: frozenset[str] = frozenset()
+    """Registry hosts that may be spoken to in plain HTTP; loopback addresses always may."""
+    docker_host: str | None = None
+    """The Docker daemon's address; else ``$DOCKER_HOST``, else its usual socket."""
+
+
+def open_source(
+    reference: Reference, store: Store, access: Access | None = None, whole: bool = True
+) -> Source:
+    """The source of an image. With ``whole`` False, layers of a Docker daemon's images stay unreadable."""
+    access = access or Access()
+    if reference.transport is Transport.LAYOUT:
+        from graftbox.image.layout import LayoutSource
+
+        return LayoutSource(reference.file, reference.selector)
+    if reference.transport is Transport.REGISTRY:
+        from graftbox.image.registry import RegistrySource
+
+        return RegistrySource(reference.image_name, access.insecure)
+    if reference.transport is Transport.DOCKER_DAEMON:
+        from graftbox.image.docker_daemon import Daemon, DaemonSource, exported
+
+        daemon = Daemon(access.docker_host)
+        if whole or daemon.uses_containerd_store():
+            return exported(daemon, reference.image_name, store)
+        return DaemonSource(daemon, reference.image_name)
+    if reference.transport in {Transport.DOCKER_ARCHIVE, Transport.OCI_ARCHIVE}:
+        from graftbox.image.archive import archive_source
+
+        return archive_source(reference)
+    raise UsageError("scratch is the empty image; there is nothing to read from it.")
+
+
+def open_target(
+    reference: Reference, store: Store, tags: Sequence[str] = (), access: Access | None = None
+) -> Target:
+    """The target; ``tags`` are further tags beside the reference's own."""
+    access = access or Access()
+    if reference.transport is Transport.SCRATCH:
+        raise UsageError("scratch cannot be a target; name a registry image, a layout or an archive.")
+    if reference.name and reference.name.digest:
+        raise UsageError(f"{reference} names a digest; a target needs a tag, its digest is the result.")
+    if reference.selector and reference.selector.startswith("sha256:"):
+        raise UsageError(f"{reference} names a digest; a target needs a tag, its digest is the result.")
+    names = target_tags(reference, tags)
+    if reference.transport is Transport.LAYOUT:
+        from graftbox.image.layout import LayoutTarget
+
+        return LayoutTarget(reference.file, names)
+    if reference.transport is Transport.REGISTRY:
+        from graftbox.image.registry import RegistryTarget
+
+        return RegistryTarget(reference.image_name, names, store, access.insecure)
+    if reference.transport is Transport.DOCKER_DAEMON:
+        from graftbox.image.docker_daemon import Daemon, DaemonTarget
+
+        return DaemonTarget(Daemon(access.docker_host), _names(reference.image_name, names))
+    from graftbox.image.archive_target import ArchiveTarget
+
+    if reference.transport is Transport.OCI_ARCHIVE:
+        return ArchiveTarget(reference.file, names)
+    return ArchiveTarget(reference.file, names, _names(reference.name, names) if reference.name else ())
+
+
+def target_tags(reference: Reference, tags: Sequence[str] = ()) -> tuple[str, ...]:
+    """The tags that the result will have, the reference's own first."""
+    own = reference.name.tag if reference.name else reference.selector
+    return tuple(dict.fromkeys(([own] if own else []) + list(tags)))
+
+
+def _names(name: ImageName, tags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(ImageName(name.host, name.repository, tag, None).familiar for tag in tags)
+
+
+def same_daemon(base: Reference, target: Reference) -> bool:
+    """Whether both are images of one Docker daemon, so that the base's layers need not be read."""
+    return base.transport is target.transport is Transport.DOCKER_DAEMON
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``HOST[:PORT]`` is this machine, where plain HTTP is as private as TLS."""
+    name = urlsplit(f"//{host}").hostname or ""
+    return name in {"localhost", "::1"} or (name.startswith("127.") and name.count(".") == 3)
