@@ -44,10 +44,10 @@ def timed(step: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(steps: Sequence[Callable[[], object]], runs: int, warmup: int = 1) -> list[tuple[float, ...]]:
-    """Seconds of ``runs`` calls of each step, taken in turn so that drift of the machine hits all alike."""
+def interleaved(steps: Sequence[Callable[[], float]], runs: int, warmup: int = 1) -> list[tuple[float, ...]]:
+    """What ``runs`` calls of each step return, taken in turn so that drift of the machine hits all alike."""
     for _ in range(warmup):
         for step in steps:
             step()
-    rounds = [[timed(step) for step in steps] for _ in range(runs)]
+    rounds = [[step() for step in steps] for _ in range(runs)]
     return [tuple(samples) for samples in zip(*rounds, strict=True)]

@@ -1,0 +1,85 @@
+"""Grafting side by side with what Docker offers for it: a build with `COPY --from`, and a push."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from graftbox.cli.bundles import as_image_bundle
+
+from benchmarks.measure import Figure, interleaved, timed
+from graftbox.bundle import build
+from graftbox.image.place import graft_image
+from graftbox.image.reference import Reference
+from graftbox.store import Store
+
+GRAFTS = 30
+BUILDS = 3
+
+
+def figures(registry: str, base: Path) -> list[Figure]:
+    """Seconds per image, each onto a base that was never grafted before.
+
+    ``registry`` is ``host:port`` of an empty local registry; ``base`` an OCI layout; a Docker daemon runs.
+    """
+    store = Store()
+    manifest = build.current(store=store)
+    assert manifest is not None, "build the bundle first"
+    bundles = {manifest.arch: as_image_bundle(manifest)}
+
+    def graft(source: str, target: str) -> None:
+        graft_image(Reference.parse(source), Reference.parse(target), bundles, store)
+
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        layout, remote = f"oci:{base}", f"docker://{registry}/base:1"
+        graft("scratch", f"docker://{registry}/bundle:1")
+        subprocess.run(["skopeo", "copy", "-q", "--dest-tls-verify=false", layout, remote], check=True)
+        number = itertools.count()
+        into_layout, into_registry = interleaved(
+            [
+                lambda: timed(lambda: graft(layout, f"oci:{work}/out:{next(number)}")),
+                lambda: timed(lambda: graft(remote, f"docker://{registry}/grafted/{next(number)}:1")),
+            ],
+            GRAFTS,
+        )
+        _docker("pull", "-q", f"{registry}/base:1")
+        _docker("pull", "-q", f"{registry}/bundle:1")
+        built, pushed = interleaved(
+            [
+                lambda: timed(lambda: _copy_from(registry, work, next(number))),
+                lambda: timed(lambda: _docker("push", "-q", f"{registry}/built:1")),
+            ],
+            BUILDS,
+            warmup=0,
+        )
+    return [
+        Figure("graft into an OCI layout", "ms", _milliseconds(into_layout), 10),
+        Figure("graft into a local registry, new repository", "ms", _milliseconds(into_registry), 50),
+        Figure("`docker build` with `COPY --from` of the same folder", "ms", _milliseconds(built)),
+        Figure("`docker push` of that image", "ms", _milliseconds(pushed)),
+    ]
+
+
+def _copy_from(registry: str, work: Path, number: int) -> None:
+    """One more base: the same file system with another label, so that nothing of the build is cached."""
+    context = work / f"context{number}"
+    context.mkdir()
+    (context / "different").write_text(str(number))
+    (context / "Dockerfile").write_text(
+        f"FROM {registry}/base:1\nCOPY different /different\n"
+        f"COPY --from={registry}/bundle:1 /openhands /openhands\n"
+    )
+    _docker("build", "-q", "-t", f"{registry}/built:1", str(context))
+
+
+def _docker(*arguments: str) -> None:
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    subprocess.run(["docker", *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
+
+
+def _milliseconds(samples: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(sample * 1000 for sample in samples)
