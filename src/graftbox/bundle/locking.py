@@ -1,0 +1,204 @@
+"""Makes locks: a whole one from a recipe, or a new one that replaces only what its sources have lost."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graftbox.bundle import fetch, resolve, suites, wheels
+from graftbox.bundle.debian import BinaryPackage, Catalog, Group, Relation, version_key
+from graftbox.bundle.download import Downloader
+from graftbox.bundle.lock import ARCHITECTURES, Entry, Lock, LockedArchitecture, LockedPackage, LockedWheel
+from graftbox.bundle.progress import Progress, Silent
+from graftbox.bundle.recipe import Recipe
+from graftbox.bundle.sources import Sources
+from graftbox.errors import NotFoundError
+from graftbox.store import Store
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Everything outside of the recipe that locking uses."""
+
+    store: Store
+    sources: Sources
+    progress: Progress = dataclasses.field(default_factory=Silent)
+    keyring: Path | None = None
+    allow_expired: bool = False
+    architectures: tuple[str, ...] = ARCHITECTURES
+
+
+def make(recipe: Recipe, workshop: Workshop) -> Lock:
+    """A lock of the newest versions of everything that the recipe asks for."""
+    return _make(recipe, workshop, None)
+
+
+def update_missing(recipe: Recipe, lock: Lock, workshop: Workshop) -> Lock:
+    """The same lock, but for what no source has any more and whatever its successors force to change."""
+    return _make(recipe, workshop, lock)
+
+
+def _make(recipe: Recipe, workshop: Workshop, old: Lock | None) -> Lock:
+    with Downloader(workshop.sources.authorities()) as downloader:
+        opened = suites.open_suites(
+            recipe, workshop.sources, downloader, workshop.keyring, workshop.allow_expired
+        )
+        architectures = {}
+        for arch in workshop.architectures:
+            catalog = suites.catalog(
+                opened, recipe.sections, arch, workshop.store, workshop.sources, workshop.progress
+            )
+            before = old.architectures.get(arch) if old else None
+            kept = _kept(before, workshop, downloader) if before else _Kept({}, ())
+            packages = _packages(recipe, catalog, kept.packages)
+            architectures[arch] = LockedArchitecture(
+                packages=packages,
+                wheels=_wheels(recipe, arch, packages, kept.wheels, before, workshop, downloader),
+            )
+    return Lock(
+        recipe=recipe.resolution_digest,
+        suites={suite.name: suite.release.timestamp for suite in opened},
+        architectures=architectures,
+    )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What of an old lock is still to be had."""
+
+    packages: Mapping[str, LockedPackage]
+    wheels: Sequence[LockedWheel]
+
+
+def _kept(before: LockedArchitecture, workshop: Workshop, downloader: Downloader) -> _Kept:
+    """Asks the sources for each file's head; packages of one source stay or go together."""
+
+    def there(entry: Entry) -> bool:
+        try:
+            return any(map(downloader.exists, fetch.addresses(entry, workshop.sources, downloader)))
+        except NotFoundError:
+            return False
+
+    entries: list[Entry] = [*before.packages, *before.wheels]
+    with concurrent.futures.ThreadPoolExecutor(fetch.WORKERS) as pool:
+        present = dict(zip(entries, pool.map(there, entries), strict=True))
+    lost = {package.source for package in before.packages if not present[package]}
+    return _Kept(
+        packages={p.name: p for p in before.packages if p.source not in lost},
+        wheels=[wheel for wheel in before.wheels if present[wheel]],
+    )
+
+
+def _packages(
+    recipe: Recipe, catalog: Catalog, kept: Mapping[str, LockedPackage]
+) -> tuple[LockedPackage, ...]:
+    """The closure of every component; the same version of a package serves them all."""
+    pins = {name: _pin(package, catalog) for name, package in kept.items()}
+    members: dict[str, list[str]] = {}
+    chosen: dict[str, BinaryPackage] = {}
+    for component in recipe.components.values():
+        found = resolve.closure(component.packages, component.without, catalog, pins)
+        for name, package in found.items():
+            members.setdefault(name, []).append(component.name)
+            if name not in chosen or version_key(package.version) > version_key(chosen[name].version):
+                chosen[name] = package
+    return tuple(_locked(chosen[name], tuple(sorted(members[name]))) for name in sorted(chosen))
+
+
+def _pin(locked: LockedPackage, catalog: Catalog) -> BinaryPackage:
+    """A kept package with its dependencies.
+
+    A superseded version is in no Packages file any more: it is taken to need what its successor
+    needs, in any version, for within a stable suite these sets do not change.
+    """
+    versions = catalog.versions(locked.name)
+    exact = next((p for p in versions if p.sha256 == locked.sha256), None)
+    if exact:
+        return dataclasses.replace(exact, date=locked.date)
+    best = catalog.best(locked.name)
+    return BinaryPackage(
+        name=locked.name,
+        version=locked.version,
+        depends=_unversioned(best) if best else (),
+        provides=best.provides if best else (),
+        archive=locked.archive,
+        path=locked.path,
+        size=locked.size,
+        sha256=locked.sha256,
+        source=locked.source,
+        date=locked.date,
+    )
+
+
+def _unversioned(package: BinaryPackage) -> tuple[Group, ...]:
+    return tuple(tuple(Relation(r.name) for r in group) for group in package.depends)
+
+
+def _locked(package: BinaryPackage, components: tuple[str, ...]) -> LockedPackage:
+    return LockedPackage(
+        name=package.name,
+        version=package.version,
+        archive=package.archive,
+        path=package.path,
+        size=package.size,
+        sha256=package.sha256,
+        source=package.source,
+        date=package.date,
+        components=components,
+    )
+
+
+def _wheels(
+    recipe: Recipe,
+    arch: str,
+    packages: Sequence[LockedPackage],
+    kept: Sequence[LockedWheel],
+    before: LockedArchitecture | None,
+    workshop: Workshop,
+    downloader: Downloader,
+) -> tuple[LockedWheel, ...]:
+    """Wheels for the Python that is locked; those of an old lock as they are if all are still there."""
+    wanted = {component.name: component.wheels for component in recipe.components.values()}
+    if recipe.python is None or not any(wanted.values()):
+        return ()
+    if before and len(kept) == len(before.wheels) and kept:
+        return before.wheels
+    interpreter = next((p for p in packages if p.name == f"python{recipe.python}-minimal"), None)
+    version = interpreter.version.partition("-")[0] if interpreter else f"{recipe.python}.0"
+    guest = wheels.Guest(version, arch)
+    keep = {wheel.name: wheel.version for wheel in kept}
+    return wheels.resolve(wanted, guest, workshop.sources.indexes(), downloader, keep)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between two locks; ``before`` or ``after`` is empty for what is new or gone."""
+
+    arch: str
+    name: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.arch} {self.name}: {self.before or 'not there'} -> {self.after or 'not there'}"
+
+
+def changes(old: Lock | None, new: Lock) -> list[Change]:
+    """What differs, by architecture and name."""
+    found = []
+    for arch in sorted({*new.architectures, *(old.architectures if old else ())}):
+        before, after = _versions(old, arch), _versions(new, arch)
+        for name in sorted({*before, *after}):
+            if before.get(name) != after.get(name):
+                old_version, new_version = before.get(name, ("", ""))[0], after.get(name, ("", ""))[0]
+                found.append(Change(arch, name, old_version, new_version))
+    return found
+
+
+def _versions(lock: Lock | None, arch: str) -> dict[str, tuple[str, str]]:
+    if lock is None or arch not in lock.architectures:
+        return {}
+    return {entry.name: (entry.version, entry.sha256) for entry in lock.entries(arch)}

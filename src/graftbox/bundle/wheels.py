@@ -1,0 +1,174 @@
+"""Chooses wheels for the guest's Python with pip's own resolver; only file names and hashes are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graftbox.bundle import index
+from graftbox.bundle.download import Downloader, shown
+from graftbox.bundle.lock import LockedWheel
+from graftbox.bundle.pypi import Indexes
+from graftbox.errors import NotFoundError, TransportError, VerificationError
+
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+# manylinux tags that the bundle's glibc satisfies, best first (PEP 600).
+GLIBC_MINOR = 41
+OLD_TAGS = {"amd64": ("manylinux2014", "manylinux2010", "manylinux1"), "arm64": ("manylinux2014",)}
+
+
+@dataclass(frozen=True)
+class Guest:
+    """The interpreter that wheels are chosen for: ``python`` is ``3.13.5``, ``arch`` as Debian's."""
+
+    python: str
+    arch: str
+
+    @property
+    def minor(self) -> str:
+        return ".".join(self.python.split(".")[:2])
+
+    @property
+    def markers(self) -> dict[str, str]:
+        """The guest's values of the environment markers (PEP 508)."""
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": self.python,
+            "os_name": "posix",
+            "platform_machine": MACHINES[self.arch],
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": self.python,
+            "python_version": self.minor,
+            "sys_platform": "linux",
+        }
+
+    @property
+    def options(self) -> list[str]:
+        """pip's options that choose files for this interpreter."""
+        machine = MACHINES[self.arch]
+        tags = [f"manylinux_2_{minor}" for minor in range(GLIBC_MINOR, 16, -1)]
+        platforms = [f"--platform={tag}_{machine}" for tag in (*tags, *OLD_TAGS[self.arch])]
+        abi = f"--abi=cp{self.minor.replace('.', '')}"
+        return [f"--python-version={self.minor}", "--implementation=cp", abi, *platforms]
+
+
+def resolve(
+    component_wheels: Mapping[str, Sequence[str]],
+    guest: Guest,
+    indexes: Indexes,
+    downloader: Downloader,
+    keep: Mapping[str, str] | None = None,
+) -> tuple[LockedWheel, ...]:
+    """Wheels of every component's requirements with all they depend on, for one architecture.
+
+    ``component_wheels`` maps a component to requirement specifiers; ``keep`` maps projects to the
+    versions they must stay at. The components share one environment, so they are solved together.
+    """
+    together = sorted({wheel for wheels in component_wheels.values() for wheel in wheels})
+    if not together:
+        return ()
+    constraints = [f"{name}=={version}" for name, version in (keep or {}).items()]
+    solved = _pip(together, constraints, guest, indexes)
+    pinned = [f"{name}=={facts['version']}" for name, facts in solved.items()]
+    members: dict[str, list[str]] = {name: [] for name in solved}
+    for component, wanted in component_wheels.items():
+        alone = len([c for c in component_wheels.values() if c]) == 1
+        names = solved if alone and wanted else _pip(sorted(wanted), pinned, guest, indexes) if wanted else {}
+        for name in names:
+            members[name].append(component)
+    return tuple(
+        _locked(name, solved[name], tuple(sorted(members[name])), indexes, downloader)
+        for name in sorted(solved)
+    )
+
+
+def _pip(
+    requirements: Sequence[str], constraints: Sequence[str], guest: Guest, indexes: Indexes
+) -> dict[str, dict[str, str]]:
+    """``{project: {version, filename, sha256, url}}`` as pip would install them on the guest."""
+    with tempfile.TemporaryDirectory() as folder:
+        pins = Path(folder) / "constraints.txt"
+        pins.write_text("".join(f"{line}\n" for line in constraints))
+        command = [sys.executable, "-P", "-m", "graftbox.bundle.guest_pip", json.dumps(guest.markers)]
+        command += ["install", "--dry-run", "--ignore-installed", "--report=-", "--quiet"]
+        command += ["--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
+        command += [f"--target={folder}/target", f"--constraint={pins}", *guest.options]
+        command += _index_options(indexes)
+        done = subprocess.run(
+            [*command, "--", *requirements], capture_output=True, text=True, env=_environment(), check=False
+        )
+    if done.returncode:
+        _raise(done.stderr, requirements, guest)
+    return {
+        index.normalized(item["metadata"]["name"]): _facts(item)
+        for item in json.loads(done.stdout)["install"]
+    }
+
+
+def _facts(item: Mapping[str, Any]) -> dict[str, str]:
+    url = item["download_info"]["url"]
+    archive = item["download_info"].get("archive_info", {})
+    sha256 = archive.get("hashes", {}).get("sha256") or archive.get("hash", "").removeprefix("sha256=")
+    filename = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rpartition("/")[2])
+    return {"version": item["metadata"]["version"], "filename": filename, "sha256": sha256, "url": url}
+
+
+def _index_options(indexes: Indexes) -> list[str]:
+    options = [f"--find-links={place}" for place in indexes.find_links]
+    options += [f"--index-url={indexes.urls[0]}"] if indexes.urls else ["--no-index"]
+    options += [f"--extra-index-url={url}" for url in indexes.urls[1:]]
+    return options + ([f"--cert={indexes.cert}"] if indexes.cert else [])
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without the settings that `Indexes` already says; pip reads no file of its own."""
+    kept = {
+        "PIP_CERT",
+        "PIP_PROXY",
+        "PIP_DEFAULT_TIMEOUT",
+        "PIP_RETRIES",
+        "PIP_TRUSTED_HOST",
+        "PIP_CLIENT_CERT",
+    }
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PIP_") or k in kept}
+    return {**environment, "PIP_CONFIG_FILE": os.devnull}
+
+
+def _raise(stderr: str, requirements: Sequence[str], guest: Guest) -> None:
+    errors = re.findall(r"(?m)^ERROR: (.*)$", stderr) or stderr.strip().splitlines()[-1:] or ["no message"]
+    message = (
+        f"pip cannot choose wheels for Python {guest.minor} on {guest.arch} of {', '.join(requirements)}"
+    )
+    kind = TransportError if re.search(r"connection|timed out|Max retries", stderr, re.I) else NotFoundError
+    raise kind(f"{message}: {errors[-1].rstrip('.')}. Change the recipe, or the index (--index-url).")
+
+
+def _locked(
+    name: str, facts: Mapping[str, str], components: tuple[str, ...], indexes: Indexes, downloader: Downloader
+) -> LockedWheel:
+    """Adds the size, from the index where it says so, else from the file itself."""
+    sha256 = facts["sha256"]
+    size = None
+    if sha256:
+        offers = index.locate(downloader, indexes, name, facts["filename"], sha256)
+        size = next((offer.size for offer in offers if offer.size and offer.sha256 == sha256), None)
+    if size is None:
+        data = downloader.read(facts["url"], limit=1 << 32).data
+        size = len(data)
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise VerificationError(f"{shown(facts['url'])} is not what the index says: its sha256 differs.")
+        sha256 = sha256 or hashlib.sha256(data).hexdigest()
+    return LockedWheel(name, facts["version"], facts["filename"], size, sha256, components)

@@ -1,0 +1,100 @@
+"""``graftbox lock``: resolves a recipe to exact packages and wheels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from graftbox.errors import NotFoundError
+
+
+@click.command()
+@click.argument("recipe", default="openhands")
+@click.option("--output", type=click.Path(path_type=Path), help="Write there instead of next to the recipe.")
+@click.option("--update-missing", is_flag=True, help="Replace only what its sources no longer have.")
+@click.option("--check", is_flag=True, help="Only say whether the lock fits the recipe; no network.")
+@click.option("--allow-expired", is_flag=True, help="Accept a Release file past its Valid-Until date.")
+@click.option("--debian-mirror", metavar="URL", help="Debian's archive (default: this machine's apt).")
+@click.option("--security-mirror", metavar="URL", help="Debian's security archive (default: apt's).")
+@click.option("--snapshot", metavar="URL", help="A snapshot archive, for versions that mirrors have dropped.")
+@click.option("--index-url", metavar="URL", help="The Python package index (default: pip's or uv's).")
+@click.option("--keyring", type=click.Path(path_type=Path), help="Keys that sign the archive.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def lock(
+    recipe: str,
+    output: Path | None,
+    update_missing: bool,
+    check: bool,
+    allow_expired: bool,
+    debian_mirror: str | None,
+    security_mirror: str | None,
+    snapshot: str | None,
+    index_url: str | None,
+    keyring: Path | None,
+    as_json: bool,
+) -> None:
+    """Resolve RECIPE (openhands, tools, or a TOML file) to a lock file with every version and hash."""
+    from graftbox.bundle import locking
+    from graftbox.bundle.lock import Lock
+    from graftbox.bundle.recipe import Recipe
+    from graftbox.bundle.sources import Sources
+    from graftbox.store import Store
+
+    parsed = Recipe.find(recipe)
+    target = output or parsed.lock_path
+    if check:
+        _check(parsed.resolution_digest, Lock.read(target), target, recipe)
+        return
+    sources = Sources.find(
+        debian_mirror=debian_mirror,
+        security_mirror=security_mirror,
+        snapshot=snapshot,
+        index_url=index_url,
+    )
+    workshop = locking.Workshop(Store(), sources, keyring=keyring, allow_expired=allow_expired)
+    existing = next((path for path in (target, parsed.lock_path) if path.is_file()), None)
+    old = Lock.read(existing) if existing else None
+    if update_missing and old is None:
+        raise NotFoundError(f"There is no lock {target} to update. Make it with `graftbox lock {recipe}`.")
+    new = (
+        locking.update_missing(parsed, old, workshop)
+        if update_missing and old
+        else locking.make(parsed, workshop)
+    )
+    found = locking.changes(old, new)
+    if update_missing and old and not found and new.recipe == old.recipe:
+        new = old  # dates of suites alone are no reason to touch it
+    new.write(target)
+    _report(target, [str(change) for change in found] if old else [], new, as_json)
+
+
+def _check(expected: str, current: object, target: Path, recipe: str) -> None:
+    from graftbox.bundle.lock import Lock
+    from graftbox.errors import VerificationError
+
+    assert isinstance(current, Lock)
+    if current.recipe != expected:
+        raise VerificationError(
+            f"The lock {target} was made from another version of the recipe. Run `graftbox lock {recipe}`."
+        )
+    click.echo(f"{target} fits its recipe.")
+
+
+def _report(target: Path, found: list[str], new: object, as_json: bool) -> None:
+    from graftbox.bundle.lock import Lock
+
+    assert isinstance(new, Lock)
+    if as_json:
+        counts = {
+            arch: {"packages": len(locked.packages), "wheels": len(locked.wheels)}
+            for arch, locked in new.architectures.items()
+        }
+        document = {"lock": str(target), "digest": new.digest, "architectures": counts, "changes": found}
+        click.echo(json.dumps(document))
+        return
+    for line in found:
+        click.echo(line)
+    counts = ", ".join(f"{len(new.entries(arch))} files for {arch}" for arch in new.architectures)
+    click.echo(f"{target}: {counts}; {len(found) or 'no'} changes.")
