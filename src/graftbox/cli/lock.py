@@ -96,5 +96,5 @@ def _report(target: Path, found: list[str], new: object, as_json: bool) -> None:
         return
     for line in found:
         click.echo(line)
-    counts = ", ".join(f"{len(new.entries(arch))} files for {arch}" for arch in new.architectures)
-    click.echo(f"{target}: {counts}; {len(found) or 'no'} changes.")
+    summary = ", ".join(f"{len(new.entries(arch))} files for {arch}" for arch in new.architectures)
+    click.echo(f"{target}: {summary}; {len(found) or 'no'} changes.")
