@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from graftbox.errors import FormatError, UnsupportedError, VerificationError
-from graftbox.image.blob import Blob, Source, Target, read
+from graftbox.errors import UnsupportedError, VerificationError
+from graftbox.image.blob import Blob, Source, Target
 from graftbox.image.graft import (
     Bundle,
     Image,
@@ -19,27 +17,18 @@ from graftbox.image.graft import (
     graft_index,
     scratch,
 )
-from graftbox.image.manifest import Descriptor, Document, parse_object
+from graftbox.image.manifest import Document, parse_object
+from graftbox.image.platforms import (
+    Platform,
+    architecture,
+    child_manifest,
+    image_of,
+    machine_architecture,
+    platforms,
+)
 from graftbox.image.reference import Reference, Transport
 from graftbox.image.transports import Access, open_source, open_target, same_daemon, target_tags
 from graftbox.store import Store
-
-
-@dataclass(frozen=True)
-class Platform:
-    """A platform as indexes name it."""
-
-    os: str
-    arch: str
-    variant: str = ""
-
-    def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.arch, self.variant) if part)
-
-    @classmethod
-    def read(cls, raw: Mapping[str, Any] | None) -> Platform:
-        raw = raw if isinstance(raw, dict) else {}
-        return cls(*(str(raw.get(key) or "") for key in ("os", "architecture", "variant")))
 
 
 @dataclass(frozen=True)
@@ -80,12 +69,6 @@ class Report:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 
-def machine_architecture() -> str:
-    """This machine's architecture as images name it."""
-    machine = os.uname().machine
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
-
-
 Bundles = Mapping[str, Bundle]
 """By architecture; the platforms of an index that have none here are left out."""
 
@@ -109,13 +92,13 @@ def graft_image(
     unless all of it is stored.
     """
     start = time.perf_counter()
-    architecture = _wanted(platform, target, bundles)
+    arch = _wanted(platform, target)
     source = None
     if base.transport is not Transport.SCRATCH:
         source = open_source(base, store, access, whole=not same_daemon(base, target))
     try:
         options = Options(base.portable, user=user, keep_entrypoint=keep_entrypoint)
-        plan = make_plan(source, bundles, store, options, architecture)
+        plan = make_plan(source, bundles, store, options, arch)
         for note in plan.notes:
             progress(note)
         destination = open_target(target, store, tags, access)
@@ -140,27 +123,23 @@ def graft_image(
     )
 
 
-def _wanted(platform: str | None, target: Reference, bundles: Bundles) -> str | None:
+def _wanted(platform: str | None, target: Reference) -> str | None:
     """The one architecture to graft, or None for all that the base and the bundles share."""
     if platform:
-        parts = platform.split("/")
-        system, arch = (parts[0], parts[1]) if len(parts) > 1 else ("linux", parts[0])
-        if system != "linux":
-            raise UnsupportedError(f"graftbox works on Linux images only, not on {platform}.")
-        return arch
+        return architecture(platform)
     if target.transport.holds_many_platforms:
         return None
     return machine_architecture()
 
 
 def make_plan(
-    source: Source | None, bundles: Bundles, store: Store, options: Options, architecture: str | None = None
+    source: Source | None, bundles: Bundles, store: Store, options: Options, arch: str | None = None
 ) -> Plan:
     """Reads manifests and configs, no layers; ``source`` None is scratch."""
-    if architecture is not None:
-        bundles = {arch: bundle for arch, bundle in bundles.items() if arch == architecture}
+    if arch is not None:
+        bundles = {name: bundle for name, bundle in bundles.items() if name == arch}
     if not bundles:
-        wanted = f"linux/{architecture}" if architecture else "any platform"
+        wanted = f"linux/{arch}" if arch else "any platform"
         raise UnsupportedError(
             f"There is no bundle for {wanted}; make one: graftbox bundle build --arch ARCH"
         )
@@ -171,11 +150,11 @@ def make_plan(
     digest = top.config.digest if source.synthetic else top.digest
     options = dataclasses.replace(options, base_digest=digest)
     if not top.is_index:
-        base = base_image(source, top)
+        base = image_of(source, top)
         config = parse_object(base.config, f"The config of {options.base_name}")
         bundle = bundles.get(str(config.get("architecture"))) or next(iter(bundles.values()))
         return Plan((_planned(source, base, bundle, store, options),), None, ())
-    return _plan_index(source, top, bundles, store, options, architecture)
+    return _plan_index(source, top, bundles, store, options, arch)
 
 
 def _plan_index(
@@ -184,7 +163,7 @@ def _plan_index(
     bundles: Bundles,
     store: Store,
     options: Options,
-    architecture: str | None,
+    arch: str | None,
 ) -> Plan:
     found, dropped = platforms(index), []
     planned: dict[str, Planned] = {}
@@ -193,44 +172,24 @@ def _plan_index(
         if platform.os != "linux" or bundle is None or (platform.arch == "arm" and platform.variant):
             dropped.append(str(platform))
             continue
-        child = source.manifest(descriptor)
-        if child.is_index:
-            raise UnsupportedError(f"{options.base_name} is an index of indexes; name one of them by digest.")
+        child = child_manifest(source, descriptor, options.base_name)
         child_options = dataclasses.replace(options, base_digest=child.digest)
-        base = base_image(source, child)
+        base = image_of(source, child)
         planned[descriptor.digest] = _planned(source, base, bundle, store, child_options)
     if not planned:
         have = ", ".join(str(platform) for platform, _ in found) or "no platform"
-        ours = ", ".join(f"linux/{arch}" for arch in bundles)
+        ours = ", ".join(f"linux/{name}" for name in bundles)
         raise UnsupportedError(
             f"{options.base_name} has {have}, but the bundle is for {ours}. "
             "Build another: graftbox bundle build --arch ARCH"
         )
     notes = (f"left out, because there is no bundle for it: {', '.join(dropped)}",) if dropped else ()
     images = tuple(planned.values())
-    if architecture is not None:
+    if arch is not None:
         return Plan(images[:1], None, notes)
     children = {digest: item.image.manifest for digest, item in planned.items()}
     digests = ",".join(dict.fromkeys(bundles[item.platform.arch].digest for item in images))
     return Plan(images, graft_index(index, children, digests, options), notes)
-
-
-def platforms(index: Document) -> list[tuple[Platform, Descriptor]]:
-    """The images of an index; attestations and other artifacts are no images."""
-    found = []
-    for entry in index.entries("manifests"):
-        if not isinstance(entry, dict):
-            raise FormatError("The base's index holds something that is no descriptor.")
-        platform = Platform.read(entry.get("platform"))
-        if platform.os == "unknown" or entry.get("artifactType"):
-            continue
-        found.append((platform, Descriptor.read(entry, "The base's index")))
-    return found
-
-
-def base_image(source: Source, manifest: Document) -> Image:
-    """The manifest with its config, read and verified."""
-    return Image(manifest, read(source.blob(manifest.config)))
 
 
 def _planned(source: Source | None, base: Image, bundle: Bundle, store: Store, options: Options) -> Planned:

@@ -1,0 +1,124 @@
+"""``graftbox graft``: makes a runtime image from a base image."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from graftbox.bundle.manifest import BundleManifest
+    from graftbox.image.graft import Bundle
+    from graftbox.image.place import Report
+    from graftbox.store import Store
+
+
+@click.command()
+@click.argument("base")
+@click.argument("target")
+@click.option("--component", "components", multiple=True, default=("core",), show_default=True)
+@click.option("--user", help="The runtime image's user instead of the base's.")
+@click.option(
+    "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."
+)
+@click.option("--platform", help="One platform of a multi-platform base, such as linux/arm64.")
+@click.option("--tag", "tags", multiple=True, help="A further tag for the result; may be repeated.")
+@click.option(
+    "--insecure",
+    "insecure",
+    multiple=True,
+    metavar="HOST",
+    envvar="GRAFTBOX_INSECURE",
+    help="A registry that is spoken to in plain HTTP.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def graft(
+    base: str,
+    target: str,
+    components: tuple[str, ...],
+    user: str | None,
+    keep_entrypoint: bool,
+    platform: str | None,
+    tags: tuple[str, ...],
+    insecure: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Add /openhands to the image BASE and store the result as TARGET.
+
+    Both are docker://NAME (the default), docker-daemon:NAME, oci:DIR[:TAG], oci-archive:FILE[:TAG] or
+    docker-archive:FILE[:NAME]; BASE may also be scratch.
+    """
+    from graftbox.image.place import graft_image
+    from graftbox.image.reference import parse
+    from graftbox.image.transports import Access
+    from graftbox.store import Store
+
+    source, destination = parse(base), parse(target)
+    store = Store()
+    report = graft_image(
+        source,
+        destination,
+        bundles(components, platform, store),
+        store,
+        user=user,
+        keep_entrypoint=keep_entrypoint,
+        platform=platform,
+        tags=tags,
+        access=Access(insecure=frozenset(insecure)),
+        progress=_say,
+    )
+    click.echo(json.dumps(facts(report)) if as_json else in_words(report))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def bundles(components: Sequence[str], platform: str | None, store: Store) -> dict[str, Bundle]:
+    """The bundles to graft, by architecture; the asked one or this machine's is built if it has to be."""
+    from graftbox.bundle import build
+    from graftbox.image.platforms import architecture, machine_architecture
+
+    wanted = architecture(platform) if platform else machine_architecture()
+    found = {}
+    for arch in [wanted] if platform else dict.fromkeys((wanted, "amd64", "arm64")):
+        manifest = build.current(arch, components, store)
+        if manifest is None and arch == wanted:
+            _say(f"building the bundle for linux/{arch} first (graftbox bundle build)")
+            manifest = build.build(arch=arch, components=components, store=store)
+        if manifest is not None:
+            found[arch] = as_image_bundle(manifest)
+    return found
+
+
+def as_image_bundle(manifest: BundleManifest) -> Bundle:
+    """A bundle manifest as the image side sees it; the two sides do not import one another."""
+    from graftbox.image.graft import Bundle, BundleLayer
+
+    layers = [
+        BundleLayer(
+            name=layer.name,
+            component=layer.component,
+            digest=layer.digest,
+            diff_id=layer.diff_id,
+            size=layer.size,
+            compressed_size=layer.compressed_size,
+        )
+        for layer in manifest.layers
+    ]
+    return Bundle(manifest.arch, manifest.digest, manifest.version, manifest.components, tuple(layers))
+
+
+def facts(report: Report) -> dict[str, object]:
+    """The object that ``--json`` prints."""
+    return asdict(report)
+
+
+def in_words(report: Report) -> str:
+    """One line for people."""
+    sent = f"{report.layers_sent} layers, {report.bytes_sent / 1e6:.2f} MB sent"
+    return f"{report.image}\n{report.digest}  {', '.join(report.platforms)}  {sent}, {report.seconds:.3f} s"

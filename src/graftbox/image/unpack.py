@@ -1,0 +1,119 @@
+"""An image's files as one folder, in the cache; what the embedded engine starts from.
+
+Folders are kept by chain ID (OCI image-spec, config.md), so images with the same layers share one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graftbox.errors import FormatError
+from graftbox.image.blob import Source
+from graftbox.image.graft import Image, scratch
+from graftbox.image.manifest import parse_object
+from graftbox.image.platforms import machine_architecture, select
+from graftbox.image.reference import Reference, Transport
+from graftbox.image.transports import Access, open_source
+from graftbox.image.tree import Tree
+from graftbox.store import Store, storage_errors
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What an image says about its processes."""
+
+    env: tuple[str, ...]
+    user: str
+    working_dir: str
+    entrypoint: tuple[str, ...]
+    cmd: tuple[str, ...]
+    raw: Mapping[str, Any]
+    """The whole ``config`` object of the image's configuration."""
+
+    @classmethod
+    def read(cls, config: bytes) -> ImageConfig:
+        """From the bytes of an image's configuration."""
+        raw = parse_object(config, "The image's config").get("config") or {}
+        words = {key: tuple(map(str, raw.get(key) or ())) for key in ("Env", "Entrypoint", "Cmd")}
+        user, folder = str(raw.get("User") or ""), str(raw.get("WorkingDir") or "/")
+        return cls(words["Env"], user, folder, words["Entrypoint"], words["Cmd"], raw)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """An image on this machine's disk; never write below ``rootfs``."""
+
+    rootfs: Path
+    config: ImageConfig
+    digest: str
+    """Of the image's manifest."""
+
+
+def unpacked(
+    reference: Reference, store: Store, access: Access | None = None, arch: str | None = None
+) -> Unpacked:
+    """The image's flattened root file system; layers are read only if it is not in the cache.
+
+    Raises `VerificationError` or `FormatError` for damaged layers; then nothing is kept.
+    """
+    arch = arch or machine_architecture()
+    if reference.transport is Transport.SCRATCH:
+        image = scratch(arch)
+        return Unpacked(rootfs(image, None, store), ImageConfig.read(image.config), image.manifest.digest)
+    with contextlib.closing(open_source(reference, store, access, whole=False)) as source:
+        image = select(source, arch, reference.portable)
+        facts = ImageConfig.read(image.config), image.manifest.digest
+        if reference.transport is not Transport.DOCKER_DAEMON or cached(image, store):
+            return Unpacked(rootfs(image, source, store), *facts)
+    with contextlib.closing(open_source(reference, store, access)) as source:
+        return Unpacked(rootfs(select(source, arch, reference.portable), source, store), *facts)
+
+
+def chain_id(diff_ids: Sequence[str]) -> str:
+    """The hex name of a stack of layers; of none, the name of nothing."""
+    chain = ""
+    for diff_id in diff_ids:
+        chain = "sha256:" + hashlib.sha256(f"{chain} {diff_id}".encode()).hexdigest() if chain else diff_id
+    return chain.removeprefix("sha256:") or hashlib.sha256(b"").hexdigest()
+
+
+def diff_ids(image: Image) -> list[str]:
+    """The diff IDs in an image's config, lowest first."""
+    rootfs = parse_object(image.config, "The image's config").get("rootfs")
+    found = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    found = [str(item) for item in found or []]
+    if len(found) != len(image.manifest.layers):
+        raise FormatError("The image is damaged: its manifest and config disagree about its layers.")
+    return found
+
+
+def cached(image: Image, store: Store) -> Path | None:
+    """The image's unpacked folder, if it is in the cache."""
+    path = store.root / "rootfs" / chain_id(diff_ids(image))
+    return path if path.is_dir() else None
+
+
+def rootfs(image: Image, source: Source | None, store: Store) -> Path:
+    """The folder for the image's layers, made whole or not at all; ``source`` None is scratch."""
+    if path := cached(image, store):
+        return path
+    name = chain_id(diff_ids(image))
+    with storage_errors(store.root), store.lock(f"rootfs-{name[:16]}"):
+        if path := cached(image, store):
+            return path
+        with store.temporary_folder() as folder:
+            root = folder / "rootfs"
+            root.mkdir(mode=0o755)
+            tree = Tree(root)
+            for descriptor, diff_id in zip(image.manifest.layers, diff_ids(image), strict=True):
+                assert source is not None, "scratch has no layers"
+                tree.apply(source.blob(descriptor, diff_id))
+            tree.seal()
+            target = store.folder("rootfs") / name
+            root.rename(target)
+            return target
