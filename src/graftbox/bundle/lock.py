@@ -11,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from graftbox.bundle.recipe import BUILTIN, RECIPES
+from graftbox.bundle.recipe import Recipe
 from graftbox.errors import FormatError, NotFoundError
 from graftbox.store import storage_errors
 
@@ -80,9 +81,13 @@ class Lock:
     architectures: Mapping[str, LockedArchitecture]
 
     @classmethod
-    def builtin(cls, name: str = BUILTIN) -> Lock:
-        """The lock that ships with graftbox for the built-in recipe ``name``."""
-        return cls.read(RECIPES / f"{name}.lock.json")
+    def of(cls, recipe: Recipe) -> Lock:
+        """The recipe's lock: the one of its name in the folder ``$GRAFTBOX_LOCKS``, else the one next to it."""
+        if folder := os.environ.get("GRAFTBOX_LOCKS"):
+            override = Path(folder) / recipe.lock_path.name
+            if override.is_file():
+                return cls.read(override)
+        return cls.read(recipe.lock_path)
 
     @classmethod
     def read(cls, path: Path) -> Lock:
