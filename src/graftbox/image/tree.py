@@ -130,9 +130,9 @@ class Tree:
                 self._remove(place)
                 try:
                     os.link(target, place, follow_symlinks=False)
-                except FileNotFoundError as error:
+                except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
                     raise FormatError(
-                        f"The layer links {member.name!r} to a file that is not there."
+                        f"The layer links {member.name!r} to {member.linkname!r}, which is no file of the image."
                     ) from error
             return
         self._remove(place)
