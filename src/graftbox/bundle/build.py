@@ -1,0 +1,265 @@
+"""Builds a bundle: fetch -> stage -> relocate -> compile -> pack, each layer cached by its inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graftbox.bundle import manifest as manifests
+from graftbox.bundle.bytecode import PACKAGES, Compiler, native
+from graftbox.bundle.lock import Entry, Lock, LockedPackage, LockedWheel
+from graftbox.bundle.manifest import BundleManifest, Layer
+from graftbox.bundle.progress import Progress, Silent
+from graftbox.bundle.recipe import Recipe
+from graftbox.errors import NotFoundError
+from graftbox.store import Store, storage_errors
+
+if TYPE_CHECKING:
+    from graftbox.bundle.content import Content
+    from graftbox.bundle.sources import Sources
+
+PACKAGE = Path(__file__).parent.parent
+SERVER = "server"
+# What the server layer holds of our own package, and what decides the bytes of every other layer.
+SERVER_CODE = ("__init__.py", "errors.py", "wire", "server")
+BUILDER_CODE = tuple(
+    f"bundle/{name}.py"
+    for name in (
+        "bytecode",
+        "compiler_program",
+        "content",
+        "deb",
+        "elf",
+        "layers",
+        "libraries",
+        "plan",
+        "relocation",
+        "rules",
+        "stage",
+        "whl",
+    )
+)
+
+
+def build(
+    recipe: Recipe | None = None,
+    arch: str | None = None,
+    components: Sequence[str] = ("core",),
+    store: Store | None = None,
+    progress: Progress | None = None,
+    *,
+    lock: Lock | None = None,
+    sources: Sources | None = None,
+) -> BundleManifest:
+    """The bundle of these components, built as far as it is not in the store yet.
+
+    ``recipe`` and ``lock`` default to the built-in ones, ``arch`` to this machine's. Safe to run many times
+    at once and to interrupt: a layer is in the store whole or not at all.
+    """
+    job = Job.of(recipe, arch, components, store, lock)
+    if found := job.found():
+        return found
+    with job.store.lock(f"bundle-{job.arch}"):
+        layers = [job.layer(name, progress or Silent(), sources) for name in job.layer_names]
+        return job.save(layers)
+
+
+def current(
+    arch: str | None = None,
+    components: Sequence[str] = ("core",),
+    store: Store | None = None,
+    recipe: Recipe | None = None,
+    lock: Lock | None = None,
+) -> BundleManifest | None:
+    """The bundle that `build` would return, if nothing is left to build."""
+    return Job.of(recipe, arch, components, store, lock).found()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be built. Each layer's ``key`` is a digest of everything that decides its bytes."""
+
+    recipe: Recipe
+    lock: Lock
+    arch: str
+    components: tuple[str, ...]
+    store: Store
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe | None,
+        arch: str | None,
+        components: Sequence[str],
+        store: Store | None,
+        lock: Lock | None,
+    ) -> Job:
+        recipe = recipe or Recipe.builtin()
+        lock = lock or Lock.of(recipe)
+        chosen = tuple(name for name in recipe.components if name in components)
+        for name in components:
+            recipe.component(name)
+        arch = arch or native()
+        lock.architecture(arch)
+        return cls(recipe, lock, arch, chosen, store or Store())
+
+    @property
+    def layer_names(self) -> list[str]:
+        """One per component, and the server's code last."""
+        return [*self.components, SERVER]
+
+    @cached_property
+    def _builder(self) -> str:
+        return _digest_of_code(BUILDER_CODE)
+
+    @cached_property
+    def _compiler_entries(self) -> list[LockedPackage]:
+        packages = self.lock.architecture(native()).packages
+        return [package for package in packages if package.name in PACKAGES]
+
+    def entries(self, component: str) -> list[Entry]:
+        return self.lock.entries(self.arch, [component])
+
+    def key(self, layer: str) -> str:
+        """Bare hex digest of a layer's inputs."""
+        facts: dict[str, Any] = {
+            "builder": self._builder,
+            # Not which architecture compiles: bytecode does not depend on it.
+            "python": sorted(f"{entry.name} {entry.version}" for entry in self._compiler_entries),
+        }
+        if layer == SERVER:
+            facts["server"] = _digest_of_code(SERVER_CODE)
+        else:
+            facts["arch"] = self.arch
+            facts["packages"] = [entry.sha256 for entry in self.entries(layer)]
+            facts["stage"] = self.recipe.component(layer).stage
+        return _hex(json.dumps(facts, sort_keys=True).encode())
+
+    @property
+    def path(self) -> Path:
+        """Where the manifest of exactly this bundle is or would be."""
+        keys = " ".join(f"{name}={self.key(name)}" for name in self.layer_names)
+        return self.store.root / "bundles" / self.arch / f"{_hex((self.lock.digest + keys).encode())}.json"
+
+    def found(self) -> BundleManifest | None:
+        """The manifest, if it and all its layers are in the store."""
+        path = self.path
+        if not path.is_file():
+            return None
+        found = manifests.parse(path.read_bytes(), str(path))
+        return found if all(self.store.has(layer.digest) for layer in found.layers) else None
+
+    def save(self, layers: Iterable[Layer]) -> BundleManifest:
+        made = BundleManifest(self.arch, "tree", self.lock.digest, self.components, tuple(layers))
+        _write(self.store, self.path, made.to_json())
+        return made
+
+    def layer(self, name: str, progress: Progress, sources: Sources | None) -> Layer:
+        """The layer, from the store if its inputs are the same as they were."""
+        record = self.store.root / "layers" / f"{self.key(name)}.json"
+        if record.is_file():
+            known = Layer(**json.loads(record.read_bytes()))
+            if self.store.has(known.digest):
+                return known
+        from graftbox.bundle import layers
+
+        component = self.components[0] if name == SERVER else name
+        content = self.content(name, progress, sources)
+        progress.start(f"packing {name}", 1)
+        made = layers.write(name, component, content, self.store)
+        progress.done()
+        _write(self.store, record, json.dumps(asdict(made), sort_keys=True).encode())
+        return made
+
+    def content(self, name: str, progress: Progress, sources: Sources | None) -> Content:
+        """Everything that one layer holds."""
+        from graftbox.bundle import bytecode, plan, relocation, stage
+
+        entries = [] if name == SERVER else self.entries(name)
+        paths = _fetched([*entries, *self._compiler_entries], self.store, sources, progress)
+        compiler = Compiler.find(
+            self.store,
+            _hex("".join(entry.sha256 for entry in self._compiler_entries).encode()),
+            {f"{entry.name} {entry.version}": paths[entry] for entry in self._compiler_entries},
+        )
+        progress.start(f"staging {name}", 1)
+        if name == SERVER:
+            content = _server_content()
+        else:
+            chosen = plan.parse(self.recipe.component(name).stage or {}, self.arch)
+            packages = {_origin(e): paths[e] for e in entries if isinstance(e, LockedPackage)}
+            wheels = {_origin(e): paths[e] for e in entries if isinstance(e, LockedWheel)}
+            content = stage.stage(chosen, packages, wheels, self.arch)
+            relocation.relocate(content, self.arch)
+        progress.done()
+        progress.start(f"compiling {name}", 1)
+        bytecode.add_bytecode(content, compiler, self.store)
+        progress.done()
+        return content
+
+
+def _origin(entry: Entry) -> str:
+    return f"{entry.name} {entry.version}"
+
+
+def _fetched(
+    entries: Sequence[Entry], store: Store, sources: Sources | None, progress: Progress
+) -> dict[Entry, Path]:
+    paths = {entry: store.blob_path(f"sha256:{entry.sha256}") for entry in entries}
+    if all(path.is_file() for path in paths.values()):
+        return paths
+    from graftbox.bundle.fetch import fetch
+    from graftbox.bundle.sources import Sources
+
+    return fetch(list(paths), store, sources or Sources.find(), progress)
+
+
+def _server_content() -> Content:
+    from graftbox.bundle.content import File
+
+    return {
+        f"code/graftbox/{path.relative_to(PACKAGE).as_posix()}": File(path.read_bytes(), origin="graftbox")
+        for path in _code(SERVER_CODE)
+    }
+
+
+def _code(names: Iterable[str]) -> list[Path]:
+    """The files of our own package with these names or below these folders, sorted."""
+    found: list[Path] = []
+    for name in names:
+        path = PACKAGE / name
+        if path.is_dir():
+            found += [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise NotFoundError(f"graftbox's own file {path} is missing. Install graftbox again.")
+    return sorted(found)
+
+
+def _digest_of_code(names: Iterable[str]) -> str:
+    sha = hashlib.sha256()
+    for path in _code(names):
+        data = path.read_bytes()
+        sha.update(f"{path.relative_to(PACKAGE)} {len(data)}\n".encode() + data)
+    return sha.hexdigest()
+
+
+def _hex(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write(store: Store, path: Path, data: bytes) -> None:
+    """Writes a small file whole or not at all."""
+    store.folder(*path.parent.relative_to(store.root).parts)
+    with store.temporary_file() as (stream, temporary):
+        stream.write(data)
+        stream.close()
+        with storage_errors(path):
+            temporary.chmod(0o644)
+            temporary.replace(path)

@@ -1,0 +1,117 @@
+"""A recipe's table ``[component.NAME.stage]``, parsed: which files of the packages go where.
+
+``{triplet}`` in a path stands for the architecture's library folder; destinations are below /openhands::
+
+    [[take]]      from = "usr/bin/git"  to = "libexec/git"   # a file, or a folder, with only/except globs
+    libraries     ["libnss_compat.so.2"]                     # opened by name at run time: no ELF file says it
+    certificates  {from = "usr/share/ca-certificates", to = "etc/ssl/certs/ca-certificates.crt"}
+    wheels        "lib/python3.13/dist-packages"             # where wheels are unpacked
+    folders       ["workspace"]
+    [links]       "bin/oh-rg" = "../libexec/rg"
+    [scripts]     "bin/oh-git" = "#!…"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from graftbox.bundle import rules
+from graftbox.errors import UsageError
+
+KEYS = {"take", "libraries", "certificates", "wheels", "folders", "links", "scripts"}
+
+
+@dataclass(frozen=True)
+class Take:
+    """Files at or below ``source`` go to ``destination``; globs are matched against the path below it."""
+
+    source: str
+    destination: str
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    def target(self, name: str) -> str | None:
+        """Where the package's file ``name`` goes, or None."""
+        if name == self.source:
+            return self.destination
+        if not name.startswith(self.source + "/"):
+            return None
+        rest = name[len(self.source) + 1 :]
+        if self.only and not _matches(rest, self.only):
+            return None
+        return None if _matches(rest, self.without) else f"{self.destination}/{rest}"
+
+
+def _matches(path: str, globs: Iterable[str]) -> bool:
+    """Whether a glob matches ``path`` or a folder above it; a glob without a slash matches any name in it."""
+    parts = path.split("/")
+    above = ["/".join(parts[: index + 1]) for index in range(len(parts))]
+    return any(
+        fnmatchcase(candidate, glob) for glob in globs for candidate in (above if "/" in glob else parts)
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A parsed stage table for one architecture."""
+
+    takes: tuple[Take, ...]
+    triplet: str
+    libraries: tuple[str, ...] = ()
+    certificates: Take | None = None
+    wheels: str = ""
+    folders: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    scripts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def library_folder(self) -> str:
+        return f"usr/lib/{self.triplet}/"
+
+    def wants(self, name: str) -> bool:
+        """Whether a package's file is worth unpacking."""
+        return (
+            any(take.target(name) for take in self.takes)
+            or bool(self.certificates and self.certificates.target(name))
+            or self.is_library(name)
+            or self.is_licence(name)
+        )
+
+    def is_library(self, name: str) -> bool:
+        rest = name.removeprefix(self.library_folder)
+        return rest != name and "/" not in rest and ".so" in rest
+
+    def is_licence(self, name: str) -> bool:
+        parts = name.split("/")
+        return parts[:3] == ["usr", "share", "doc"] and (len(parts) == 4 or parts[4:] == ["copyright"])
+
+
+def parse(table: Mapping[str, Any], arch: str) -> Plan:
+    """The plan that a stage table describes; a mistake in the table is a `UsageError`."""
+    if unknown := set(table) - KEYS:
+        raise UsageError(
+            f"Unknown key {min(unknown)!r} in a recipe's stage table; known: {', '.join(sorted(KEYS))}."
+        )
+    triplet = rules.TRIPLETS[arch]
+
+    def take(entry: Mapping[str, Any]) -> Take:
+        try:
+            source = entry["from"].replace("{triplet}", triplet)
+            only, without = tuple(entry.get("only", ())), tuple(entry.get("except", ()))
+            return Take(source, entry["to"], only, without)
+        except (KeyError, AttributeError) as error:
+            raise UsageError(f"A take of a recipe's stage table needs from and to: {dict(entry)}.") from error
+
+    return Plan(
+        takes=tuple(take(entry) for entry in table.get("take", ())),
+        triplet=triplet,
+        libraries=tuple(table.get("libraries", ())),
+        certificates=take(table["certificates"]) if "certificates" in table else None,
+        wheels=table.get("wheels", ""),
+        folders=tuple(table.get("folders", ())),
+        links=table.get("links", {}),
+        scripts=table.get("scripts", {}),
+    )

@@ -1,0 +1,93 @@
+"""Staging: unpacks what a `plan` takes from packages and wheels. Nothing is executed."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from graftbox.bundle import deb, libraries, whl
+from graftbox.bundle.content import Content, File, Folder, Link, Node, files
+from graftbox.bundle.plan import Plan, Take
+from graftbox.errors import UsageError
+
+WORKERS = 4
+
+
+def stage(plan: Plan, packages: Mapping[str, Path], wheels: Mapping[str, Path], arch: str) -> Content:
+    """The unrelocated content made of ``packages`` (.deb files) and ``wheels``, both by "name version"."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        members = list(pool.map(lambda item: _unpack(plan, *item), packages.items()))
+    unpacked = dict(zip(packages, members, strict=True))
+    content: Content = {}
+    for members_of_one in members:
+        for name, node in members_of_one.items():
+            for take in plan.takes:
+                if target := take.target(name):
+                    _add(content, target, node)
+    if missing := [take.source for take in plan.takes if not _taken(take, content)]:
+        raise UsageError(
+            f"No package of the lock has {', '.join(missing)}, which the recipe's stage table takes."
+        )
+    if plan.certificates:
+        content[plan.certificates.destination] = _certificates(plan.certificates, unpacked)
+    for origin, wheel in wheels.items():
+        for name, file in whl.nodes(wheel, origin):
+            _add(content, f"{plan.wheels}/{name}", file)
+    for path, script in plan.scripts.items():
+        _add(content, path, File(script.encode(), executable=True))
+    for path, destination in plan.links.items():
+        _add(content, path, Link(destination))
+    for path in plan.folders:
+        content.setdefault(path, Folder())
+    available = {posixpath.basename(n): node for m in members for n, node in m.items() if plan.is_library(n)}
+    libraries.add(content, available, plan.libraries, arch)
+    _add_licences(content, unpacked)
+    return content
+
+
+def _certificates(take: Take, unpacked: Mapping[str, Mapping[str, Node]]) -> File:
+    """One PEM file of all certificates, in the order of their paths."""
+    found = sorted(
+        (name, node)
+        for members in unpacked.values()
+        for name, node in members.items()
+        if name.endswith(".crt") and take.target(name) and isinstance(node, File)
+    )
+    if not found:
+        raise UsageError(f"No package of the lock has certificates below {take.source}.")
+    return File(b"".join(node.data.rstrip() + b"\n" for _, node in found), origin=found[0][1].origin)
+
+
+def _unpack(plan: Plan, origin: str, path: Path) -> dict[str, Node]:
+    return dict(sorted(deb.nodes(path, origin, plan.wants)))
+
+
+def _taken(take: Take, content: Content) -> bool:
+    return take.destination in content or any(path.startswith(take.destination + "/") for path in content)
+
+
+def _add(content: Content, path: str, node: Node) -> None:
+    """Adds a node; two different ones for one path are a mistake of the recipe."""
+    if content.setdefault(path, node) != node:
+        raise UsageError(f"The recipe's stage table puts two different files at {path}.")
+
+
+def _add_licences(content: Content, unpacked: Mapping[str, Mapping[str, Node]]) -> None:
+    """The copyright file of every package that something was taken from (Debian policy 12.5)."""
+    used = {file.origin for _, file in files(content)}
+    for origin, members in unpacked.items():
+        package = origin.partition(" ")[0]
+        if origin not in used:
+            continue
+        for name in (f"usr/share/doc/{package}/copyright", f"usr/share/doc/{package}"):
+            if (node := members.get(name)) is not None:
+                target = name.removeprefix("usr/")
+                if isinstance(node, Link):
+                    shared = f"usr/share/doc/{posixpath.basename(node.target)}/copyright"
+                    donor = next((m[shared] for m in unpacked.values() if shared in m), None)
+                    if isinstance(donor, File):
+                        content[f"share/doc/{package}/copyright"] = donor
+                else:
+                    content[target] = node

@@ -1,0 +1,43 @@
+"""The unpacked bundle: a folder whose child ``openhands`` is what a sandbox sees as ``/openhands``."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zlib
+from pathlib import Path
+
+from graftbox.bundle.manifest import BundleManifest
+from graftbox.errors import FormatError, NotFoundError
+from graftbox.store import Store, storage_errors
+
+
+def unpacked(manifest: BundleManifest, store: Store) -> Path:
+    """The cached folder with the layers of ``manifest`` unpacked; made whole on first use."""
+    folder = store.folder("trees") / manifest.digest.partition(":")[2]
+    if folder.is_dir():
+        return folder
+    with store.lock("tree"):
+        if not folder.is_dir():
+            with store.temporary_folder() as temporary, storage_errors(store.root):
+                for layer in manifest.layers:
+                    _unpack(store.blob_path(layer.digest), temporary)
+                temporary.chmod(0o755)
+                temporary.rename(folder)
+    return folder
+
+
+def _unpack(blob: Path, folder: Path) -> None:
+    """Unpacks one layer that we made ourselves; links may be absolute and are kept as they are."""
+    try:
+        with gzip.open(blob) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                archive.extract(member, folder, set_attrs=True, numeric_owner=True, filter="fully_trusted")
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"The layer {blob.name} is no longer in the store. Run `graftbox bundle build`."
+        ) from error
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise FormatError(
+            f"The layer {blob} is damaged: {error}. Delete it and run `graftbox bundle build`."
+        ) from error
