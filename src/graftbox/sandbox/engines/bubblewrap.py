@@ -25,6 +25,9 @@ CAPABILITIES = [
 ]
 """What Docker leaves to a container's root; here they count inside the user namespace only."""
 
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+"""The machine's switches, which uid 0 may turn even without capabilities (OCI's ``readonlyPaths``)."""
+
 BECOME = (
     "import os, sys; uid, gid, groups = sys.argv[1:4]; "
     "os.setgroups([int(g) for g in groups.split(',') if g]); "
@@ -139,6 +142,8 @@ def arguments(
         lower = places.copy
         options += ["--bind", str(lower), "/"]
     options += ["--proc", "/proc", "--dev", "/dev"]
+    for path in READ_ONLY:
+        options += ["--ro-bind-try", path, path]
     # glibc and Go count processors here; the rest of /sys would show the machine's devices.
     options += ["--ro-bind-try", "/sys/devices/system/cpu", "/sys/devices/system/cpu"]
     options += _mounts(spec, places, lower)

@@ -77,6 +77,19 @@ class DockerEngine:
                 if "error" in (event := json.loads(line or "{}")):
                     raise NotFoundError(f"{self.name} cannot pull {reference}: {event['error']}")
 
+    def load(self, archive: Path) -> None:
+        """Adds the image in a docker-archive file."""
+
+        def chunks() -> Iterator[bytes]:
+            with archive.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    yield chunk
+
+        headers = {"Content-Type": "application/x-tar"}
+        answer = self._http.post(f"/{API}/images/load", content=chunks(), headers=headers, timeout=None)
+        if answer.status_code != 200 or '"error"' in answer.text:
+            raise TransportError(f"{self.name} cannot load an image: {_message(answer)}")
+
     def start(self, spec: SandboxSpec) -> Sandbox:
         if not isinstance(spec.base, EngineImage):
             raise UsageError(f"{self.name} runs images that it has, not folders.")

@@ -1,0 +1,194 @@
+"""Brings the base image and the bundle to where an engine can use them."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graftbox.cli.engines import note
+from graftbox.sandbox.spec import EngineImage, UnpackedImage
+from graftbox.store import Store
+
+if TYPE_CHECKING:
+    from graftbox.image.reference import Reference
+    from graftbox.sandbox.engines import Engine
+    from graftbox.sandbox.engines.docker import DockerEngine
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a `SandboxSpec` says about the base and the bundle."""
+
+    base: EngineImage | UnpackedImage
+    tree: Path | None
+    image: str
+    """The image that runs, for people: the base itself, or the runtime image made of it."""
+
+
+def prepare(
+    engine: Engine, base: str, deliver: str, components: Sequence[str], tree: Path | None, store: Store
+) -> Ready:
+    """Makes the base runnable by ``engine``, with the bundle mounted (``mount``) or inside (``graft``)."""
+    from graftbox.image.reference import parse
+    from graftbox.sandbox.engines.docker import DockerEngine
+
+    reference = parse(base)
+    if deliver == "mount":
+        folder = tree or bundle_tree(components, store)
+        if isinstance(engine, DockerEngine):
+            return Ready(EngineImage(_in_engine(engine, reference, store)), folder, str(reference))
+        return Ready(unpacked(reference, store), folder, str(reference))
+    if isinstance(engine, DockerEngine):
+        name = _grafted_in_engine(engine, reference, components, store)
+        return Ready(EngineImage(name), None, name)
+    return Ready(_grafted_unpacked(reference, components, store), None, str(reference))
+
+
+def bundle_tree(components: Sequence[str], store: Store) -> Path:
+    """The unpacked bundle for this machine, built first if need be."""
+    from graftbox.bundle import build
+    from graftbox.bundle import tree as trees
+    from graftbox.image.platforms import machine_architecture
+
+    arch = machine_architecture()
+    manifest = build.current(arch, tuple(components), store)
+    if manifest is None:
+        note("building the bundle; this happens once")
+        manifest = build.build(arch=arch, components=tuple(components), store=store)
+    return trees.unpacked(manifest, store)
+
+
+def unpacked(reference: Reference, store: Store) -> UnpackedImage:
+    """The base's files in a folder, for the embedded engine."""
+    from graftbox.image import unpack
+
+    found = unpack.unpacked(reference, store)
+    return UnpackedImage(found.rootfs, found.config.raw)
+
+
+def _in_engine(engine: DockerEngine, reference: Reference, store: Store) -> str:
+    """The base's name in the engine, pulled by it or loaded into it where it lacks it."""
+    from graftbox.image.reference import Transport
+
+    if reference.transport is Transport.DOCKER_DAEMON:
+        return reference.image_name.familiar
+    if reference.transport is Transport.REGISTRY:
+        name = str(reference.image_name)
+        if not engine.has_image(name):
+            note(f"{engine.name} pulls {name}")
+            engine.pull(name)
+        return name
+    return _loaded(engine, reference, store)
+
+
+def _loaded(engine: DockerEngine, reference: Reference, store: Store) -> str:
+    """The name under which an image of a layout or archive was loaded, unchanged, into the engine."""
+    from graftbox.image.blob import Blob
+    from graftbox.image.graft import scratch
+    from graftbox.image.place import Plan, Planned
+    from graftbox.image.platforms import Platform, machine_architecture, select
+    from graftbox.image.reference import Transport
+    from graftbox.image.transports import open_source
+
+    arch = machine_architecture()
+    source = None
+    try:
+        if reference.transport is Transport.SCRATCH:
+            image = scratch(arch)
+        else:
+            source = open_source(reference, store)
+            image = select(source, arch, str(reference))
+        name = f"graftbox-base:{image.manifest.config.digest.removeprefix('sha256:')[:24]}"
+        if engine.has_image(name):
+            return name
+        diff_ids = _diff_ids(image.config)
+        blobs = [Blob.of(image.config, image.manifest.config.media_type)]
+        if source is not None:
+            layers = zip(image.manifest.layers, diff_ids, strict=True)
+            blobs += [source.blob(descriptor, diff_id) for descriptor, diff_id in layers]
+        note(f"{engine.name} loads {reference}")
+        planned = Planned(Platform("linux", arch), image.manifest, image, tuple(blobs))
+        _send(engine, Plan((planned,), None, ()), name, store)
+        return name
+    finally:
+        if source is not None:
+            source.close()
+
+
+def _diff_ids(config: bytes) -> list[str]:
+    from graftbox.image.manifest import parse_object
+
+    rootfs = parse_object(config, "The image's config").get("rootfs") or {}
+    return list(rootfs.get("diff_ids") or ())
+
+
+def _send(engine: DockerEngine, plan: object, name: str, store: Store) -> None:
+    from graftbox.image.archive_target import ArchiveTarget
+    from graftbox.image.docker_daemon import Daemon, DaemonTarget
+    from graftbox.image.place import Plan, execute
+
+    assert isinstance(plan, Plan)
+    if engine.name == "docker":
+        target = DaemonTarget(Daemon(engine.host), [name])
+        try:
+            execute(plan, target, lambda line: None)
+        finally:
+            target.close()
+        return
+    with tempfile.TemporaryDirectory(dir=store.folder("tmp")) as folder:
+        archive = ArchiveTarget(Path(folder) / "image.tar", names=[name])
+        try:
+            execute(plan, archive, lambda line: None)
+            archive.finish()
+        finally:
+            archive.close()
+        engine.load(Path(folder) / "image.tar")
+
+
+def _grafted_in_engine(
+    engine: DockerEngine, reference: Reference, components: Sequence[str], store: Store
+) -> str:
+    """The name of a runtime image made in the engine."""
+    from graftbox.cli.graft import bundles
+    from graftbox.image.place import graft_image
+    from graftbox.image.reference import ImageName, Transport, image_name, parse
+    from graftbox.image.transports import Access
+
+    slug = hashlib.sha256(f"{reference}\n{','.join(components)}".encode()).hexdigest()[:24]
+    name = f"graftbox-run:{slug}"
+    if reference.transport is Transport.REGISTRY and engine.name == "docker":
+        # In the daemon already, or pulled by it: then only the bundle's layers are sent.
+        base: ImageName = image_name(_in_engine(engine, reference, store))
+        reference = parse(f"docker-daemon:{base}")
+    if engine.name == "docker":
+        graft_image(
+            reference,
+            parse(f"docker-daemon:{name}"),
+            bundles(components, None, store),
+            store,
+            access=Access(docker_host=engine.host),
+        )
+        return name
+    with tempfile.TemporaryDirectory(dir=store.folder("tmp")) as folder:
+        archive = f"{folder}/image.tar"
+        graft_image(
+            reference, parse(f"docker-archive:{archive}:{name}"), bundles(components, None, store), store
+        )
+        engine.load(Path(archive))
+    return name
+
+
+def _grafted_unpacked(reference: Reference, components: Sequence[str], store: Store) -> UnpackedImage:
+    """A runtime image's files: grafted into a layout for a moment, then unpacked."""
+    from graftbox.cli.graft import bundles
+    from graftbox.image.place import graft_image
+    from graftbox.image.reference import parse
+
+    with tempfile.TemporaryDirectory(dir=store.folder("tmp")) as folder:
+        target = parse(f"oci:{folder}/image:run")
+        graft_image(reference, target, bundles(components, None, store), store)
+        return unpacked(target, store)
