@@ -34,14 +34,14 @@ class Choice:
             if provider and name != relation.name and _provides(provider, relation):
                 yield provider
 
-    def unpin_for(self, group: Group) -> bool:
-        """Drops the first pin that keeps a group from being satisfied; whether there was one."""
+    def unpin_for(self, package: BinaryPackage, group: Group) -> bool:
+        """Drops the pin that keeps this group of ``package`` from being satisfied; whether there was one."""
         for relation in group:
             best = self.catalog.best(relation.name)
             if relation.name in self.pins and best and relation.allows(best.version):
                 del self.pins[relation.name]
                 return True
-        return False
+        return self.pins.get(package.name) is package and bool(self.pins.pop(package.name))
 
 
 def closure(
@@ -83,7 +83,7 @@ def _attempt(roots: list[str], without: frozenset[str], choice: Choice) -> dict[
             if any(relation.name in without for relation in group) or (needed and needed.name in without):
                 continue
             if needed is None or needed.name in chosen:
-                if choice.unpin_for(group):
+                if choice.unpin_for(package, group):
                     return None
                 raise NotFoundError(_unmet(package, group, reached))
             chosen[needed.name] = needed
