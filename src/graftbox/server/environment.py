@@ -1,0 +1,150 @@
+"""The two environments: the container's own, kept exactly for the user, and a clean one for our helpers."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from graftbox.errors import StorageError, UnsupportedError
+
+BUNDLE = Path("/openhands")
+_OURS = b"GRAFTBOX_"
+_KEY = b"SESSION_API_KEY"
+# What tmux's own terminal is; unlike "tmux-256color" every terminfo collection has it.
+_DEFAULT_TERM = b"screen"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The variables of the process as it was started: ``entries`` are ``NAME=value``, byte for byte.
+
+    CPython changes its own environment at start (PEP 538 sets LC_CTYPE), so it is read from the kernel.
+    """
+
+    entries: tuple[bytes, ...]
+
+    @classmethod
+    def of_this_process(cls) -> Environment:
+        try:
+            raw = Path("/proc/self/environ").read_bytes()
+        except OSError:
+            raw = b"\0".join(name + b"=" + value for name, value in os.environb.items())
+        return cls(tuple(entry for entry in raw.split(b"\0") if b"=" in entry))
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        start = os.fsencode(name) + b"="
+        for entry in self.entries:
+            if entry.startswith(start):
+                return os.fsdecode(entry[len(start) :])
+        return default
+
+    def for_the_user(self) -> tuple[bytes, ...]:
+        """Everything except what concerns this server alone."""
+        return tuple(
+            entry
+            for entry in self.entries
+            if not entry.startswith(_OURS) and entry.partition(b"=")[0] != _KEY
+        )
+
+    def for_a_terminal(self) -> tuple[bytes, ...]:
+        """The user's variables, and a TERM where the container names none."""
+        entries = self.for_the_user()
+        if any(entry.startswith(b"TERM=") for entry in entries):
+            return entries
+        return (*entries, b"TERM=" + _DEFAULT_TERM)
+
+
+def helper_environment() -> dict[str, str]:
+    """For tmux and the launcher: nothing inherited, a UTF-8 locale that the bundle brings."""
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TERM": "screen", "HOME": "/", "SHELL": "/bin/sh"}
+
+
+def bundled(name: str) -> str | None:
+    """The path of the bundle's own program, None outside a bundle."""
+    path = BUNDLE / "bin" / name
+    return str(path) if os.access(path, os.X_OK) else None
+
+
+def find_program(name: str, search: str | None, cwd: str = "/") -> str | None:
+    """The first executable file called ``name`` on the PATH ``search``."""
+    for folder in (search or "").split(":"):
+        path = str(Path(cwd, folder, name))
+        if os.access(path, os.X_OK) and not Path(path).is_dir():
+            return path
+    return None
+
+
+def find_tmux(environment: Environment) -> str:
+    path = bundled("oh-tmux") or find_program("tmux", environment.get("PATH") or "/usr/bin:/bin")
+    if path is None:
+        raise UnsupportedError(
+            "tmux was found neither in the bundle nor on PATH; install tmux to run without the bundle."
+        )
+    return path
+
+
+def find_shells(environment: Environment, chosen: str | None) -> tuple[str, ...]:
+    """The shells to try in turn: the one asked for, else the base image's bash, else the bundle's."""
+    if chosen is not None:
+        path = chosen if "/" in chosen else find_program(chosen, environment.get("PATH"))
+        if path is None or not os.access(path, os.X_OK):
+            raise UnsupportedError(
+                f"The shell {chosen} is not an executable file; name another with --shell."
+            )
+        candidates: Iterable[str | None] = (path, bundled("oh-bash"))
+    else:
+        usual = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash")
+        own = next((path for path in usual if os.access(path, os.X_OK)), None)
+        candidates = (own or find_program("bash", environment.get("PATH")), bundled("oh-bash"))
+    shells = tuple(path for path in candidates if path)
+    if not shells:
+        raise UnsupportedError(
+            "No bash was found in this image or in the bundle; install bash or name a shell with --shell."
+        )
+    return shells
+
+
+def make_runtime_folder(environment: Environment, working_dir: str) -> Path:
+    """A new private folder (mode 0700) for the server's sockets, in the first place that allows one."""
+    tried = []
+    for place in filter(None, (environment.get("XDG_RUNTIME_DIR"), "/tmp", "/dev/shm", "/run", working_dir)):
+        parent = Path(place)
+        # A Unix socket's path is at most 107 bytes, and tmux adds its own name.
+        if not parent.is_absolute() or len(os.fsencode(place)) > 70:
+            continue
+        try:
+            if place == "/tmp" and os.geteuid() == 0 and not parent.exists():
+                parent.mkdir()
+                parent.chmod(0o1777)
+            folder = parent / f".graftbox-{os.getpid()}-{os.urandom(4).hex()}"
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            tried.append(f"{place} ({error.strerror})")
+            continue
+        if stat.S_IMODE(folder.stat().st_mode) != 0o700:
+            folder.chmod(0o700)
+        return folder
+    raise StorageError(
+        f"No writable folder for the server's sockets: tried {', '.join(tried)}. Mount a tmpfs on "
+        f"/tmp, or set "
+        "XDG_RUNTIME_DIR to a writable folder."
+    )
+
+
+def user_name(uid: int) -> str:
+    """The name of ``uid`` in the container's passwd file, else its number."""
+    try:
+        for line in Path("/etc/passwd").read_text(encoding="utf-8", errors="replace").splitlines():
+            parts = line.split(":")
+            if len(parts) > 2 and parts[2] == str(uid):
+                return parts[0]
+    except OSError:
+        pass
+    return str(uid)
+
+
+def as_mapping(entries: Iterable[bytes]) -> Mapping[bytes, bytes]:
+    return {name: value for name, _, value in (entry.partition(b"=") for entry in entries)}

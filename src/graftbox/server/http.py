@@ -1,0 +1,256 @@
+"""An HTTP/1.1 host for one ASGI application, on h11 and asyncio's protocols.
+
+It exists because importing it costs 15 ms where uvicorn and Starlette cost 240 (docs/design.md). HTTP only:
+no TLS, no upgrade, no access log. A client that goes away does not cancel the action it asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import h11
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+KEEP_ALIVE = 75.0
+"""Seconds an idle connection stays open; longer than the pools of the usual clients keep theirs."""
+_BUFFER = 256 * 1024
+
+log = logging.getLogger("graftbox.http")
+
+
+class Exchange:
+    """One request and its response."""
+
+    def __init__(self, connection: Connection, request: h11.Request) -> None:
+        self.connection = connection
+        self.scope = _scope(request)
+        self.body = bytearray()
+        self.complete = False
+        self.disconnected = False
+        self.arrived = asyncio.Event()
+        self.status = 0
+
+    async def receive(self) -> Message:
+        while not (self.body or self.complete or self.disconnected):
+            self.arrived.clear()
+            self.connection.resume_reading()
+            await self.arrived.wait()
+        if self.disconnected:
+            return {"type": "http.disconnect"}
+        chunk, self.body = bytes(self.body), bytearray()
+        return {"type": "http.request", "body": chunk, "more_body": not self.complete}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = list(message.get("headers", ()))
+            # An unread request body would be taken for the next request: close instead.
+            if not self.complete:
+                headers.append((b"connection", b"close"))
+            self.connection.write(h11.Response(status_code=self.status, headers=headers))
+        else:
+            if body := message.get("body", b""):
+                self.connection.write(h11.Data(data=body))
+            if not message.get("more_body", False):
+                self.connection.write(h11.EndOfMessage())
+            await self.connection.drain()
+
+    async def run(self, application: Application) -> None:
+        try:
+            await application(self.scope, self.receive, self.send)
+        except Exception:
+            log.exception("%s %s failed", self.scope["method"], self.scope["path"])
+            if not self.status:
+                await self.connection.refuse(500, b"An unexpected error occurred. Please try again later.")
+
+
+class Connection(asyncio.Protocol):
+    """One client connection: a sequence of exchanges, one at a time."""
+
+    def __init__(self, application: Application, connections: set[Connection]) -> None:
+        self.application = application
+        self.connections = connections
+        self.http = h11.Connection(h11.SERVER)
+        self.exchange: Exchange | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.idle: asyncio.TimerHandle | None = None
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.connections.add(self)
+        self._wait_for_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.discard(self)
+        if self.idle:
+            self.idle.cancel()
+        self.writable.set()
+        if self.exchange:
+            self.exchange.disconnected = True
+            self.exchange.arrived.set()
+
+    def data_received(self, data: bytes) -> None:
+        self.http.receive_data(data)
+        self._pump()
+
+    def eof_received(self) -> bool:
+        # A half-closed client still wants its answer; without an exchange the connection is over.
+        self.http.receive_data(b"")
+        self._pump()
+        return self.exchange is not None
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def resume_reading(self) -> None:
+        if self.paused:
+            self.paused = False
+            self.transport.resume_reading()
+            self._pump()
+
+    async def drain(self) -> None:
+        await self.writable.wait()
+
+    def write(self, event: h11.Event) -> None:
+        if not self.transport.is_closing():
+            data = self.http.send(event)
+            if data:
+                self.transport.write(data)
+
+    async def refuse(self, status: int, detail: bytes) -> None:
+        """Answer ``{"detail": …}`` and close; for what never reached the application, or failed in it."""
+        if self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        body = b'{"detail":"' + detail + b'"}'
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        self.write(h11.Response(status_code=status, headers=headers))
+        self.write(h11.Data(data=body))
+        self.write(h11.EndOfMessage())
+        self.transport.close()
+
+    def _pump(self) -> None:
+        """Hand what has arrived to the current exchange, starting one when a request is complete."""
+        while not self.paused:
+            try:
+                event = self.http.next_event()
+            except h11.RemoteProtocolError as error:
+                self._spawn(self.refuse(error.error_status_hint, b"Invalid HTTP request"))
+                return
+            if event is h11.NEED_DATA or event is h11.PAUSED:
+                return
+            if isinstance(event, h11.Request):
+                self._begin(event)
+            elif isinstance(event, h11.ConnectionClosed):
+                if self.exchange is None:
+                    self.transport.close()
+                return
+            elif self.exchange:
+                self._feed(self.exchange, event)
+
+    def _begin(self, request: h11.Request) -> None:
+        if self.idle:
+            self.idle.cancel()
+        self.exchange = Exchange(self, request)
+        if self.http.they_are_waiting_for_100_continue:
+            self.write(h11.InformationalResponse(status_code=100, headers=[]))
+        self._spawn(self._serve(self.exchange))
+
+    def _feed(self, exchange: Exchange, event: object) -> None:
+        if isinstance(event, h11.Data):
+            exchange.body += event.data
+            if len(exchange.body) > _BUFFER:
+                self.paused = True
+                self.transport.pause_reading()
+        elif isinstance(event, h11.EndOfMessage):
+            exchange.complete = True
+        exchange.arrived.set()
+
+    async def _serve(self, exchange: Exchange) -> None:
+        await exchange.run(self.application)
+        self.exchange = None
+        if self.transport.is_closing():
+            return
+        if self.http.our_state is h11.DONE and self.http.their_state is h11.DONE:
+            self.http.start_next_cycle()
+            self._wait_for_request()
+            self._pump()
+        else:
+            self.transport.close()
+
+    def _wait_for_request(self) -> None:
+        self.idle = asyncio.get_running_loop().call_later(KEEP_ALIVE, self.transport.close)
+
+    def _spawn(self, work: Any) -> None:
+        # The reference keeps the task from being collected while it runs.
+        self.task = asyncio.get_running_loop().create_task(work)
+
+
+def _scope(request: h11.Request) -> Message:
+    path, _, query = request.target.partition(b"?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": request.http_version.decode("ascii"),
+        "method": request.method.decode("ascii"),
+        "scheme": "http",
+        "path": unquote_to_bytes(path).decode("utf-8", "replace"),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": list(request.headers),
+        "client": None,
+        "server": None,
+        "state": {},
+    }
+
+
+class Host:
+    """Serves an application on a TCP port, a Unix socket, or both."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self.connections: set[Connection] = set()
+        self.servers: list[asyncio.Server] = []
+        self.port: int | None = None
+
+    async def listen(self, host: str, port: int | None, path: str | None) -> None:
+        """Accept on ``host:port`` (None: no TCP; 0: a free port, then in ``port``) and on the socket
+        ``path``.
+        """
+        loop = asyncio.get_running_loop()
+        if port is not None:
+            server = await loop.create_server(self._connection, host, port, backlog=512, reuse_address=True)
+            self.port = server.sockets[0].getsockname()[1]
+            self.servers.append(server)
+        if path is not None:
+            self.servers.append(await loop.create_unix_server(self._connection, path, backlog=512))
+
+    def _connection(self) -> Connection:
+        return Connection(self.application, self.connections)
+
+    async def close(self) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.transport.close()
+        await asyncio.sleep(0)

@@ -1,0 +1,64 @@
+"""The program of every tmux pane: ties the pane to the server, then becomes the user's shell.
+
+Run as ``python -ISB launcher.py SOCKET TOKEN``. It presents its token on the server's private socket,
+receives the shell's argv, working directory and environment (the container's own, byte for byte) and arranges
+the descriptors:
+
+    0    the private socket: the shell reads its commands here, where no program of the user reads or echoes
+    1, 2 the pane's terminal
+    100  the terminal, given to the user's programs as their standard input
+    101  the private socket again, for the shell's reports
+
+Nothing but C modules is imported: this runs before every new shell.
+"""
+
+import _signal  # type: ignore[import-not-found]
+import _socket
+import fcntl
+import posix
+import sys
+
+TERMINAL, REPORT = 100, 101
+
+
+def main() -> None:
+    path, token = sys.argv[1:3]
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    connection.connect(path)
+    pane = posix.environ.get(b"TMUX_PANE", b"").decode("ascii")
+    connection.sendall(f"{token} {pane} {posix.getpid()}\n".encode())
+    size = int.from_bytes(_exactly(connection, 8), "big")
+    cwd, count, *rest = _exactly(connection, size).split(b"\0")
+    argv, environment = rest[: int(count)], rest[int(count) :]
+    for directory in (cwd, b"/"):
+        try:
+            posix.chdir(directory)
+            break
+        except OSError:
+            continue
+    # F_DUPFD first: the descriptors may already stand where the others must go.
+    terminal = fcntl.fcntl(0, fcntl.F_DUPFD, 200)
+    socket = fcntl.fcntl(connection.fileno(), fcntl.F_DUPFD, 200)
+    posix.dup2(terminal, TERMINAL)
+    posix.dup2(socket, REPORT)
+    posix.dup2(socket, 0)
+    posix.closerange(3, TERMINAL)
+    posix.closerange(REPORT + 1, 1024)
+    # The interpreter ignores these, and what is ignored stays ignored across exec.
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
+    posix.execve(argv[0], argv[1:], dict(entry.split(b"=", 1) for entry in environment if b"=" in entry))
+
+
+def _exactly(connection: _socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        chunk = connection.recv(size - len(data))
+        if not chunk:
+            sys.exit("The server closed the private socket before the shell could start.")
+        data += chunk
+    return data
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""The private tmux server: starting it, opening panes, and routing their events.
+
+Every pane runs the launcher (launcher.py), which calls back on a private socket; a `Pane` is the pane's
+terminal and that socket together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from graftbox.server.control import ControlClient, TmuxError
+from graftbox.server.environment import helper_environment
+
+COLUMNS, ROWS = 200, 50
+LAUNCH_SECONDS = 30.0
+_LAUNCHER = str(Path(__file__).with_name("launcher.py"))
+# A dead pane's window is renamed, because the notice of that reaches us in order after the pane's last
+# output. A hook's own commands send no notices (CMDQ_STATE_NOHOOKS in tmux's source); one that it schedules
+# does.
+_STATUS = "#{?pane_dead_signal,-#{pane_dead_signal},#{pane_dead_status}}"
+_RENAME = f"rename-window -t #{{window_id}} 'died #{{pane_id}} {_STATUS}'"
+_OPTIONS: tuple[tuple[str, ...], ...] = (
+    ("set-option", "-g", "exit-empty", "off"),
+    ("set-option", "-g", "escape-time", "0"),
+    ("set-option", "-g", "default-terminal", "screen"),
+    ("set-option", "-g", "history-limit", "10000"),
+    ("set-option", "-g", "status", "off"),
+    ("set-option", "-g", "default-size", f"{COLUMNS}x{ROWS}"),
+    ("set-option", "-g", "remain-on-exit", "on"),
+    ("set-option", "-g", "automatic-rename", "off"),
+    ("set-option", "-g", "allow-rename", "off"),
+    ("set-hook", "-g", "pane-died", f'run-shell -b -C "{_RENAME}"'),
+)
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]+")
+_TEXT_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a pane runs: ``argv`` (whose first word is the file), where, and with which variables."""
+
+    argv: tuple[str, ...]
+    cwd: str
+    environment: tuple[bytes, ...]
+
+    def packed(self) -> bytes:
+        """As the launcher reads it: a length, then NUL-separated fields."""
+        words = [os.fsencode(word) for word in (self.argv[0], *self.argv)]
+        body = b"\0".join((os.fsencode(self.cwd), str(len(words)).encode(), *words, *self.environment))
+        return len(body).to_bytes(8, "big") + body
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What the owner of a pane wants to hear.
+
+    ``output``: bytes for the terminal; ``report``: bytes from the private socket; ``died``: the exit status,
+    minus the number of the signal that killed it, or None when tmux itself is gone.
+    """
+
+    output: Callable[[bytes], None]
+    report: Callable[[bytes], None]
+    died: Callable[[int | None], None]
+
+
+class Pane(asyncio.Protocol):
+    """The server's end of one launcher's call, before and after its shell has taken over."""
+
+    def __init__(self, tmux: Tmux) -> None:
+        self.tmux = tmux
+        self.id = ""
+        self.pid = 0
+        self.dead = False
+        self.listener: Listener | None = None
+        self.hello = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.listener:
+            self.listener.report(data)
+            return
+        self.hello += data
+        if b"\n" in self.hello or len(self.hello) > 200:
+            self.tmux.introduce(self)
+
+    def eof_received(self) -> bool:
+        # The end of the socket is not the end of the pane: the shell may have replaced itself (exec).
+        return True
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+class Tmux:
+    """A tmux server of our own in the private folder ``folder``; starts with the first pane, restarts when
+    killed.
+    """
+
+    def __init__(self, binary: str, folder: Path) -> None:
+        self.binary = binary
+        self.folder = folder
+        self.control: ControlClient | None = None
+        self.client: subprocess.Popen[bytes] | None = None
+        self.listening: asyncio.Server | None = None
+        self.panes: dict[str, Pane] = {}
+        self.expected: dict[str, tuple[Program, Listener, asyncio.Future[Pane]]] = {}
+        self.starting = asyncio.Lock()
+
+    async def open(self, program: Program, listener: Listener) -> Pane:
+        """A new pane running ``program``; raises `TmuxError` when it does not come up."""
+        loop = asyncio.get_running_loop()
+        token = secrets.token_hex(16)
+        ready: asyncio.Future[Pane] = loop.create_future()
+        self.expected[token] = program, listener, ready
+        launcher = (sys.executable, "-ISB", _LAUNCHER, str(self.folder / "shell"), token)
+        try:
+            async with self.starting:
+                if self.control is None or self.control.closed:
+                    await self._start(launcher)
+                else:
+                    await self.control.command("new-window", "-d", "--", *launcher)
+            async with asyncio.timeout(LAUNCH_SECONDS):
+                return await ready
+        except (TimeoutError, OSError) as error:
+            raise TmuxError(f"The shell's launcher did not start under tmux: {error}") from error
+        finally:
+            del self.expected[token]
+
+    async def _start(self, launcher: tuple[str, ...]) -> None:
+        loop = asyncio.get_running_loop()
+        if self.listening is None:
+            self.listening = await loop.create_unix_server(lambda: Pane(self), str(self.folder / "shell"))
+        if self.client is not None:
+            self.client.wait()
+        words: list[str] = ["start-server"]
+        for option in _OPTIONS:
+            words += [";", *option]
+        words += [";", "new-session", "-x", str(COLUMNS), "-y", str(ROWS), "--", *launcher]
+        ours, theirs = socket.socketpair()
+        with theirs:
+            path = str(self.folder / "tmux")
+            self.client = subprocess.Popen(
+                [self.binary, "-u", "-S", path, "-f", "/dev/null", "-C", *words],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                env=helper_environment(),
+                cwd="/",
+                start_new_session=True,
+            )
+        control = ControlClient(self._output, self._notice, self._gone)
+        await loop.create_connection(lambda: control, sock=ours)
+        self.control = control
+
+    def introduce(self, pane: Pane) -> None:
+        """A launcher has called: give it its program if its token is one we handed out (once)."""
+        words = pane.hello.decode("ascii", "replace").split()
+        entry = self.expected.get(words[0]) if len(words) == 3 else None
+        if entry is None or entry[2].done():
+            pane.transport.close()
+            return
+        program, pane.listener, ready = entry
+        pane.id, pane.pid = words[1], int(words[2])
+        self.panes[pane.id] = pane
+        pane.write(program.packed())
+        ready.set_result(pane)
+
+    async def type(self, pane: Pane, text: str, *, enter: bool) -> None:
+        """Type ``text`` on the pane's keyboard, then Enter if asked."""
+        position = 0
+        for match in _CONTROL_CHARACTERS.finditer(text):
+            await self._literal(pane, text[position : match.start()])
+            codes = ["0d" if character == "\n" else f"{ord(character):02x}" for character in match[0]]
+            await self._keys(pane, "-H", *codes)
+            position = match.end()
+        await self._literal(pane, text[position:])
+        if enter:
+            await self._keys(pane, "Enter")
+
+    async def press(self, pane: Pane, key: str) -> None:
+        """Press one key by tmux's name for it, as ``C-c``."""
+        await self._keys(pane, key)
+
+    async def _literal(self, pane: Pane, text: str) -> None:
+        for start in range(0, len(text), _TEXT_AT_ONCE):
+            await self._keys(pane, "-l", "--", text[start : start + _TEXT_AT_ONCE])
+
+    async def _keys(self, pane: Pane, *words: str) -> None:
+        if self.control is None or pane.dead:
+            raise TmuxError("the terminal is gone")
+        await self.control.command("send-keys", "-t", pane.id, *words)
+
+    async def close_pane(self, pane: Pane) -> None:
+        """Remove the pane and end what still runs in its foreground."""
+        self.panes.pop(pane.id, None)
+        pane.dead = True
+        pane.transport.close()
+        if self.control and not self.control.closed:
+            with contextlib.suppress(TmuxError):
+                await self.control.command("kill-pane", "-t", pane.id)
+
+    async def close(self) -> None:
+        """End the tmux server and every shell in it."""
+        if self.listening:
+            self.listening.close()
+        if self.control and not self.control.closed:
+            self.control.transport.write(b"kill-server\n")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    while not self.control.closed:
+                        await asyncio.sleep(0.005)
+            self.control.transport.close()
+        if self.client:
+            self.client.terminate()
+            self.client.wait()
+
+    def _output(self, pane: str, data: bytes) -> None:
+        if (target := self.panes.get(pane)) and target.listener:
+            target.listener.output(data)
+
+    def _notice(self, name: str, rest: str) -> None:
+        # "%window-renamed @1 died %1 3": the hook's report of a dead pane.
+        words = rest.split()
+        if name not in ("window-renamed", "unlinked-window-renamed") or len(words) < 3 or words[1] != "died":
+            return
+        if pane := self.panes.get(words[2]):
+            status = words[3] if len(words) > 3 else ""
+            self._died(pane, int(status) if status.lstrip("-").isdigit() else None)
+
+    def _gone(self) -> None:
+        for pane in list(self.panes.values()):
+            self._died(pane, None)
+        for _, _, ready in self.expected.values():
+            if not ready.done():
+                ready.set_exception(TmuxError("tmux ended while a shell was starting"))
+
+    def _died(self, pane: Pane, status: int | None) -> None:
+        if not pane.dead:
+            pane.dead = True
+            self.panes.pop(pane.id, None)
+            pane.transport.close()
+            if pane.listener:
+                pane.listener.died(status)
