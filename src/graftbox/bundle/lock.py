@@ -82,7 +82,7 @@ class Lock:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Lock:
-        """The recipe's lock: the one of its name in the folder ``$GRAFTBOX_LOCKS``, else the one next to it."""
+        """The recipe's lock: in the folder ``$GRAFTBOX_LOCKS`` if it is there, else next to the recipe."""
         if folder := os.environ.get("GRAFTBOX_LOCKS"):
             override = Path(folder) / recipe.lock_path.name
             if override.is_file():
