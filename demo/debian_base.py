@@ -30,7 +30,7 @@ GRAFTBOX = Path(sys.executable).with_name("graftbox")
 def make(folder: Path, arch: str) -> str:
     """Writes the image for ``arch`` (amd64, arm64) below ``folder`` and returns its reference."""
     lock = folder / "base.lock.json"
-    subprocess.run([GRAFTBOX, "lock", RECIPE, "--output", lock], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([GRAFTBOX, "lock", RECIPE, "--output", lock], check=True, stdout=subprocess.DEVNULL)
     packages = Lock.read(lock).architectures[arch].packages
     paths = fetch(packages, Store(), Sources.find())
     layer = _layer([paths[package] for package in packages])
