@@ -132,7 +132,7 @@ class Tree:
                     os.link(target, place, follow_symlinks=False)
                 except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
                     raise FormatError(
-                        f"The layer links {member.name!r} to {member.linkname!r}, which is no file of the image."
+                        f"The layer links {member.name!r} to {member.linkname!r}, which is no file in it."
                     ) from error
             return
         self._remove(place)

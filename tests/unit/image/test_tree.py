@@ -70,13 +70,7 @@ def test_a_file_replaces_a_folder_and_a_folder_a_file(apply: Apply) -> None:
 def test_paths_through_links_stay_inside_as_for_a_process_in_the_image(root: Path, apply: Apply) -> None:
     outside = root.parent / "outside"
     outside.mkdir()
-    base = {
-        "usr/bin": "/",
-        "bin": "-> usr/bin",
-        "abs": "-> /usr",
-        "out": f"-> {outside}",
-        "up": "-> ../../..",
-    }
+    links = {"bin": "-> usr/bin", "abs": "-> /usr", "out": f"-> {outside}", "up": "-> ../../.."}
     apply({"usr/bin": "/", **links}, {"bin/x": b"", "abs/y": b"", "out/z": b"", "up/w": b""})
     assert (root / "usr/bin/x").is_file()
     assert (root / "usr/y").is_file()
@@ -177,7 +171,7 @@ def test_a_layer_with_another_diff_id_is_an_error(
         Tree(root).apply(Blob(blob.descriptor, blob.open, "sha256:" + "0" * 64))
 
 
-def test_gzip_in_several_pieces_and_plain_tars_are_read(
+def test_gzip_in_several_pieces_and_plain_tars(
     root: Path, tar_of: Callable[[Files], bytes], apply: Apply
 ) -> None:
     tar = tar_of({"a": b"x" * 100_000})
