@@ -15,7 +15,8 @@ def catalog(*suites: dict[str, str]) -> Catalog:
         PackageIndex(
             "".join(
                 f"Package: {key.split()[0]}\nVersion: {key.split()[1]}\nFilename: pool/{key.split()[0]}\n"
-                f"Size: 1\nSHA256: {hashlib.sha256(key.encode()).hexdigest()}\n{fields or 'Priority: optional'}\n\n"
+                f"Size: 1\nSHA256: {hashlib.sha256(key.encode()).hexdigest()}\n"
+                f"{fields or 'Priority: optional'}\n\n"
                 for key, fields in suite.items()
             ).encode(),
             "debian",
@@ -42,7 +43,8 @@ def test_the_first_alternative_that_exists_is_taken() -> None:
 
 
 def test_an_alternative_that_is_there_anyway_is_enough() -> None:
-    known = catalog({"a 1": "Depends: b | c", "b 1": "", "c 1": ""})
+    packages = {"a 1": "Depends: b | c", "b 1": "", "c 1": ""}
+    known = catalog(packages)
     assert names(closure(["a", "c"], [], known)) == "a c"
 
 
