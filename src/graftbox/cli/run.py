@@ -186,7 +186,8 @@ def _run_command(sandbox: Sandbox, command: tuple[str, ...], timeout: float | No
 
     line = command[0] if len(command) == 1 else shlex.join(command)
     with Client(sandbox.url, sandbox.key) as client:
-        outcome = client.run(line, timeout)
+        # In a shell of its own, so that `exit` ends the command and not the sandbox's shell.
+        outcome = client.run(f"(\n{line}\n)", timeout)
     if outcome.output:
         sys.stdout.write(outcome.output + "\n")
         sys.stdout.flush()

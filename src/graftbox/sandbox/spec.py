@@ -148,9 +148,14 @@ def variable(text: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
     return (name, environ[name]) if name in environ else None
 
 
-def server_variables(spec: SandboxSpec, port: int) -> tuple[tuple[str, str], ...]:
-    """What the server is told through its environment; it keeps these from the user's processes."""
+def server_variables(spec: SandboxSpec, port: int, *, loopback: bool = False) -> tuple[tuple[str, str], ...]:
+    """What the server is told through its environment; it keeps these from the user's processes.
+
+    ``loopback`` keeps it to 127.0.0.1, for a sandbox in the machine's own network.
+    """
     told = [("SESSION_API_KEY", spec.key)]
     if spec.network is Network.NONE:
         return (*told, ("GRAFTBOX_PORT", "0"), ("GRAFTBOX_SOCKET", GUEST_SOCKET))
+    if loopback:
+        told.append(("GRAFTBOX_HOST", "127.0.0.1"))
     return (*told, ("GRAFTBOX_PORT", str(port)))

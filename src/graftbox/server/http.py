@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -244,6 +245,8 @@ class Host:
             self.servers.append(server)
         if path is not None:
             self.servers.append(await loop.create_unix_server(self._connection, path, backlog=512))
+            # Who may connect is the folder's business, and the key's: the client is another user outside.
+            os.chmod(path, 0o666)  # noqa: PTH101
 
     def _connection(self) -> Connection:
         return Connection(self.application, self.connections)

@@ -19,7 +19,7 @@ from graftbox.server.settings import Settings
 log = logging.getLogger("graftbox.server")
 
 
-async def serve(settings: Settings, environment: Environment, host: str = "0.0.0.0") -> None:
+async def serve(settings: Settings, environment: Environment) -> None:
     """Listen, start the shell and the child, and wait for SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -32,14 +32,14 @@ async def serve(settings: Settings, environment: Environment, host: str = "0.0.0
     sandbox = Sandbox(settings, environment)
     server = Host(App(sandbox, key))
     try:
-        await server.listen(host, settings.port, settings.socket)
+        await server.listen(settings.host, settings.port, settings.socket)
     except OSError as error:
         where = f"port {settings.port}" if settings.port is not None else str(settings.socket)
         raise TransportError(
             f"The server can't listen on {where}: {error.strerror}. Choose another port."
         ) from error
     if server.port is not None:
-        print(f"Listening on {host}:{server.port}", file=sys.stderr, flush=True)
+        print(f"Listening on {settings.host}:{server.port}", file=sys.stderr, flush=True)
     tasks = [loop.create_task(sandbox.prepare())]
     child = Child(settings.child, environment, settings.child_dir) if settings.child else None
     if child:

@@ -27,6 +27,7 @@ class Settings:
     """
 
     port: int | None = DEFAULT_PORT
+    host: str = "0.0.0.0"
     socket: str | None = None
     working_dir: str = "/"
     key: str | None = None
@@ -50,6 +51,7 @@ def read_settings(argv: Sequence[str], environment: Environment, cwd: str) -> Se
     wanted = values.get("--working-dir") or environment.get("WORKSPACE_MOUNT_PATH_IN_SANDBOX")
     return Settings(
         port=None if socket and port == 0 else port,
+        host=environment.get("GRAFTBOX_HOST") or "0.0.0.0",
         socket=socket,
         working_dir=str(Path(cwd, wanted)) if wanted else cwd,
         key=None if no_auth else environment.get("SESSION_API_KEY") or None,

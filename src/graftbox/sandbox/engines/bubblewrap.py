@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from graftbox.errors import UnsupportedError, UsageError
 from graftbox.sandbox.rootfs import guest_path
@@ -79,7 +79,7 @@ def environment(spec: SandboxSpec, image: UnpackedImage, user: User, port: int) 
         variables[name] = value
     variables.update(spec.env)
     variables.setdefault("HOME", user.home)
-    variables.update(server_variables(spec, port))
+    variables.update(server_variables(spec, port, loopback=True))
     return variables
 
 
@@ -145,11 +145,11 @@ def arguments(
     for path in READ_ONLY:
         options += ["--ro-bind-try", path, path]
     # glibc and Go count processors here; the rest of /sys would show the machine's devices.
-    options += ["--ro-bind-try", "/sys/devices/system/cpu", "/sys/devices/system/cpu"]
+    cpus = "/sys/devices/system/cpu"
+    options += [*_folders(cpus), "--ro-bind-try", cpus, cpus]
     options += _mounts(spec, places, lower)
     working_dir = spec.working_dir or image.config.get("WorkingDir") or "/"
-    if working_dir != "/":
-        options += ["--dir", guest_path(lower, working_dir)]
+    options += _folders(f"{guest_path(lower, working_dir)}/x")
     if spec.read_only:
         options += ["--remount-ro", "/"]
     options += ["--chdir", working_dir, "--clearenv"]
@@ -168,19 +168,29 @@ def _capabilities(spec: SandboxSpec, user: User, *, mapped: bool) -> list[str]:
 
 def _mounts(spec: SandboxSpec, places: Places, lower: Path) -> list[str]:
     options: list[str] = []
+
+    def mount(target: str, *words: str) -> None:
+        target = guest_path(lower, target)
+        options.extend([*_folders(target), *words, target])
+
     for target in sorted(spec.tmpfs):
-        options += ["--perms", "1777", "--tmpfs", guest_path(lower, target)]
+        mount(target, "--perms", "1777", "--tmpfs")
     if spec.tree is not None:
-        options += ["--ro-bind", str(spec.tree / "openhands"), "/openhands"]
-    options += ["--ro-bind", str(places.hosts), guest_path(lower, "/etc/hosts")]
+        mount("/openhands", "--ro-bind", str(spec.tree / "openhands"))
+    mount("/etc/hosts", "--ro-bind", str(places.hosts))
     if spec.network is Network.NONE:
-        options += ["--bind", str(places.socket_folder), guest_path(lower, GUEST_SOCKET_FOLDER)]
+        mount(GUEST_SOCKET_FOLDER, "--bind", str(places.socket_folder))
     else:
-        options += ["--ro-bind-try", "/etc/resolv.conf", guest_path(lower, "/etc/resolv.conf")]
+        mount("/etc/resolv.conf", "--ro-bind-try", "/etc/resolv.conf")
     for volume in sorted(spec.volumes, key=lambda volume: volume.target):
-        bind = "--ro-bind" if volume.read_only else "--bind"
-        options += [bind, str(volume.source), guest_path(lower, volume.target)]
+        mount(volume.target, "--ro-bind" if volume.read_only else "--bind", str(volume.source))
     return options
+
+
+def _folders(path: str) -> list[str]:
+    """Makes the folders above ``path``; bubblewrap itself would make them for root's eyes only."""
+    above = [str(folder) for folder in reversed(PurePosixPath(path).parents)][1:]
+    return [word for folder in above for word in ("--dir", folder)]
 
 
 def nul_separated(options: Sequence[str]) -> bytes:

@@ -228,6 +228,7 @@ def container(spec: SandboxSpec, image: EngineImage, socket_folder: Path) -> dic
     """The body of ``POST /containers/create``."""
     on_host = spec.network is Network.HOST
     port = spec.port or GUEST_PORT if on_host else GUEST_PORT
+    told = server_variables(spec, port, loopback=on_host)
     labels = {LABEL: spec.name, IMAGE_LABEL: spec.label}
     mounts = [_bind(volume.source, volume.target, volume.read_only) for volume in spec.volumes]
     if spec.tree is not None:
@@ -242,7 +243,7 @@ def container(spec: SandboxSpec, image: EngineImage, socket_folder: Path) -> dic
     }
     body: dict[str, Any] = {
         "Image": image.name,
-        "Env": [f"{name}={value}" for name, value in (*spec.env, *server_variables(spec, port))],
+        "Env": [f"{name}={value}" for name, value in (*spec.env, *told)],
         "Labels": labels,
         "HostConfig": host,
     }
