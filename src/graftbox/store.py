@@ -40,7 +40,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise StorageError(
                 f"No space left while writing below {path}. Free some space, or set GRAFTBOX_CACHE "
                 "to a folder on a larger disk, and run the command again."

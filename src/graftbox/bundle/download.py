@@ -186,7 +186,9 @@ class Downloader:
             _raise_for_status(url, answer.status_code)
             start, total = _extent(answer.status_code, answer.headers, offset)
             media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-            yield Response(start, total, media_type, answer.iter_raw(CHUNK))
+            yield Response(
+                start, total, media_type, answer.iter_raw()
+            )  # unbuffered: what arrives before a break is kept
 
     @contextlib.contextmanager
     def _errors(self, url: str) -> Iterator[None]:
