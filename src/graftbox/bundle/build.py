@@ -10,10 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import deflate
+
 from graftbox.bundle import manifest as manifests
-from graftbox.bundle.bytecode import PACKAGES, Compiler, native
+from graftbox.bundle.bytecode import PACKAGES, Compiler
 from graftbox.bundle.lock import Entry, Lock, LockedPackage, LockedWheel
 from graftbox.bundle.manifest import BundleManifest, Layer
+from graftbox.bundle.native import architecture
 from graftbox.bundle.progress import Progress, Silent
 from graftbox.bundle.recipe import Recipe
 from graftbox.errors import NotFoundError
@@ -37,6 +40,7 @@ BUILDER_CODE = tuple(
         "elf",
         "layers",
         "libraries",
+        "native",
         "plan",
         "relocation",
         "rules",
@@ -93,18 +97,18 @@ class Job:
     @classmethod
     def of(
         cls,
-        recipe: Recipe | None,
-        arch: str | None,
-        components: Sequence[str],
-        store: Store | None,
-        lock: Lock | None,
+        recipe: Recipe | None = None,
+        arch: str | None = None,
+        components: Sequence[str] = ("core",),
+        store: Store | None = None,
+        lock: Lock | None = None,
     ) -> Job:
         recipe = recipe or Recipe.builtin()
         lock = lock or Lock.of(recipe)
         chosen = tuple(name for name in recipe.components if name in components)
         for name in components:
             recipe.component(name)
-        arch = arch or native()
+        arch = arch or architecture()
         lock.architecture(arch)
         return cls(recipe, lock, arch, chosen, store or Store())
 
@@ -119,7 +123,7 @@ class Job:
 
     @cached_property
     def _compiler_entries(self) -> list[LockedPackage]:
-        packages = self.lock.architecture(native()).packages
+        packages = self.lock.architecture(architecture()).packages
         return [package for package in packages if package.name in PACKAGES]
 
     def entries(self, component: str) -> list[Entry]:
@@ -129,6 +133,7 @@ class Job:
         """Bare hex digest of a layer's inputs."""
         facts: dict[str, Any] = {
             "builder": self._builder,
+            "deflate": deflate.__version__,
             # Not which architecture compiles: bytecode does not depend on it.
             "python": sorted(f"{entry.name} {entry.version}" for entry in self._compiler_entries),
         }
@@ -182,11 +187,7 @@ class Job:
 
         entries = [] if name == SERVER else self.entries(name)
         paths = _fetched([*entries, *self._compiler_entries], self.store, sources, progress)
-        compiler = Compiler.find(
-            self.store,
-            _hex("".join(entry.sha256 for entry in self._compiler_entries).encode()),
-            {f"{entry.name} {entry.version}": paths[entry] for entry in self._compiler_entries},
-        )
+        compiler = Compiler.unpack(self.store, {entry: paths[entry] for entry in self._compiler_entries})
         progress.start(f"staging {name}", 1)
         if name == SERVER:
             content = _server_content()

@@ -8,37 +8,23 @@ files are unchecked-hash .pycs (PEP 552): they hold no time and are never compar
 from __future__ import annotations
 
 import os
-import platform
 import posixpath
-import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftbox.bundle import deb, rules
-from graftbox.bundle.content import ROOT, Content, File, Link, files
-from graftbox.errors import FormatError, UnsupportedError
+from graftbox.bundle import native
+from graftbox.bundle.content import ROOT, Content, File, files
+from graftbox.bundle.lock import LockedPackage
+from graftbox.errors import FormatError
 from graftbox.store import Store
 
 VERSION = "3.13"
 TAG = "cpython-313"
 # All that a CPython needs to compile: itself, its libraries, and the modules it imports to start.
 PACKAGES = ("libc6", "libexpat1", f"libpython{VERSION}-minimal", f"python{VERSION}-minimal", "zlib1g")
-MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 PROGRAM = Path(__file__).with_name("compiler_program.py")
-
-
-def native() -> str:
-    """This machine's architecture, named as Debian and OCI do."""
-    machine = platform.machine()
-    if sys.platform != "linux" or machine not in MACHINES:
-        raise UnsupportedError(
-            f"Bundles are built on Linux on x86_64 or aarch64; this machine is {sys.platform} on {machine}. "
-            "Build on such a machine and copy the cache folder."
-        )
-    return MACHINES[machine]
 
 
 @dataclass(frozen=True)
@@ -48,25 +34,19 @@ class Compiler:
     folder: Path
 
     @classmethod
-    def find(cls, store: Store, digest: str, packages: Mapping[str, Path]) -> Compiler:
-        """The compiler made of ``packages`` (.deb files by "name version"), unpacked on first use.
+    def unpack(cls, store: Store, packages: Mapping[LockedPackage, Path]) -> Compiler:
+        """The compiler made of ``packages`` (.deb files), unpacked on first use."""
+        modules = f"usr/lib/python{VERSION}/"
 
-        ``digest`` is bare hex and names the packages' bytes.
-        """
-        folder = store.folder("compilers") / digest
-        if not folder.is_dir():
-            with store.lock("compiler"):
-                if not folder.is_dir():
-                    with store.temporary_folder() as temporary:
-                        _unpack(temporary, packages)
-                        temporary.rename(folder)
-        return cls(folder)
+        def extra(name: str) -> str | None:
+            wanted = name.startswith(modules) and not name.endswith("sitecustomize.py")
+            return name.removeprefix("usr/") if wanted else None
+
+        return cls(native.unpack(store, packages, extra))
 
     def command(self, *arguments: str) -> list[str]:
         """The argv that runs this Python with ``arguments``."""
-        python = str(self.folder / "bin" / f"python{VERSION}")
-        loader = [str(self.folder / "lib" / "ld.so"), "--library-path", str(self.folder / "lib")]
-        return [*loader, "--argv0", python, python, "-ISB", "-Xutf8", "-Wignore", *arguments]
+        return [*native.command(self.folder, f"python{VERSION}"), "-ISB", "-Xutf8", "-Wignore", *arguments]
 
     def compile(self, sources: Sequence[tuple[str, bytes]], store: Store) -> list[bytes | None]:
         """The .pyc of each (final absolute path, source), None where the source is not valid Python."""
@@ -106,33 +86,3 @@ def add_bytecode(content: Content, compiler: Compiler, store: Store) -> None:
             folder, name = posixpath.split(path)
             cached = f"{folder}/__pycache__/{name.removesuffix('.py')}.{TAG}.pyc"
             content[cached] = File(result, origin=file.origin)
-
-
-def _unpack(folder: Path, packages: Mapping[str, Path]) -> None:
-    """Writes the compiler's files: bin/, lib/ with all libraries flat, lib/python3.13/."""
-    triplet = rules.TRIPLETS[native()]
-    libraries, modules, program = (
-        f"usr/lib/{triplet}/",
-        f"usr/lib/python{VERSION}/",
-        f"usr/bin/python{VERSION}",
-    )
-
-    def target(name: str) -> str | None:
-        if name == program:
-            return f"bin/python{VERSION}"
-        if name.startswith(modules) and not name.endswith("sitecustomize.py"):
-            return name.removeprefix("usr/")
-        rest = name.removeprefix(libraries)
-        return f"lib/{rest}" if rest != name and "/" not in rest and ".so" in rest else None
-
-    for origin, path in packages.items():
-        for name, node in deb.nodes(path, origin, lambda name: target(name) is not None):
-            place = folder / str(target(name))
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(node, Link):
-                place.symlink_to(node.target)
-            elif isinstance(node, File):
-                place.write_bytes(node.data)
-                place.chmod(0o755 if node.executable else 0o644)
-    shutil.copy(folder / "lib" / rules.LOADERS[native()], folder / "lib" / "ld.so")
-    folder.chmod(0o755)

@@ -13,17 +13,22 @@ from graftbox.bundle import elf, rules
 from graftbox.bundle.content import Content, File, files
 from graftbox.errors import FormatError
 
-DASH = b"#!/openhands/libexec/dash"
-
 
 def relocate(content: Content, arch: str) -> None:
     """Relocates every program, library and shell script of ``content``."""
     for path, file in list(files(content)):
         if elf.is_elf(file.data):
             content[path] = replace(file, data=relocated(path, file, arch))
-        elif file.executable and file.data.startswith((b"#!/bin/sh", b"#! /bin/sh")):
-            line, _, rest = file.data.partition(b"\n")
-            content[path] = replace(file, data=DASH + line.partition(b"/bin/sh")[2] + b"\n" + rest)
+        elif file.executable and file.data.startswith(b"#!"):
+            content[path] = replace(file, data=with_our_shebang(file.data))
+
+
+def with_our_shebang(script: bytes) -> bytes:
+    """The script, started by the bundle's interpreter if the bundle has it; `verify` finds those it has not."""
+    line, end, rest = script.partition(b"\n")
+    interpreter, _, argument = line[2:].strip().partition(b" ")
+    ours = rules.SHEBANGS.get(interpreter, interpreter)
+    return b"#!" + ours + (b" " + argument if argument else b"") + end + rest
 
 
 def relocated(path: str, file: File, arch: str) -> bytes:

@@ -14,6 +14,11 @@ from dataclasses import dataclass
 TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 LOADERS = {"amd64": "ld-linux-x86-64.so.2", "arm64": "ld-linux-aarch64.so.1"}
 INTERPRETER = "/openhands/lib/ld.so"
+# What the first line of an executable script names, and what it names instead.
+SHEBANGS = {
+    b"/bin/sh": b"/openhands/libexec/dash",
+    b"/usr/bin/python3.13": b"/openhands/libexec/python3.13",
+}
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,7 @@ def patches(name: str, arch: str) -> tuple[Patch, ...]:
             moved(usr_lib, "/openhands/lib", 1),
         ),
         "libkrb5.so.3": (moved(usr_lib, "/openhands/lib", 4),),
+        "libsystemd.so.0": (moved(usr_lib, "/openhands/lib", 1),),
         "libsasl2.so.2": (moved(usr_lib, "/openhands/lib", 2),),
         "git": (
             moved("/usr/lib/git-core", "/openhands/g", 1, b"\0"),
