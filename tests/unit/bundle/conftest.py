@@ -136,7 +136,7 @@ class Archive:
         lines = []
         for arch in ARCHES:
             path = f"main/binary-{arch}/Packages.xz"
-            data = lzma.compress("\n".join(s + "\n" for s in self.stanzas.get((suite, arch), [])).encode())
+            data = lzma.compress("\n".join(self.stanzas.get((suite, arch), [])).encode())
             sha256 = hashlib.sha256(data).hexdigest()
             self.site.files[f"{root}/main/binary-{arch}/by-hash/SHA256/{sha256}"] = data
             lines.append(f" {sha256} {len(data)} {path}\n")
