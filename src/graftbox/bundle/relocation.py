@@ -24,7 +24,7 @@ def relocate(content: Content, arch: str) -> None:
 
 
 def with_our_shebang(script: bytes) -> bytes:
-    """The script, started by the bundle's interpreter if the bundle has it; `verify` finds those it has not."""
+    """The script, started by the bundle's interpreter if it has that; `verify` finds the others."""
     line, end, rest = script.partition(b"\n")
     interpreter, _, argument = line[2:].strip().partition(b" ")
     ours = rules.SHEBANGS.get(interpreter, interpreter)

@@ -47,15 +47,26 @@ def bundle() -> None:
 @click.option("--snapshot", metavar="URL", help="A snapshot archive, for versions that mirrors have dropped.")
 @click.option("--index-url", metavar="URL", help="The Python package index (default: pip's or uv's).")
 def build(
-    components: tuple[str, ...], arch: str | None, recipe: str, as_json: bool, **sources: str | None
+    components: tuple[str, ...],
+    arch: str | None,
+    recipe: str,
+    as_json: bool,
+    debian_mirror: str | None,
+    security_mirror: str | None,
+    snapshot: str | None,
+    index_url: str | None,
 ) -> None:
     """Fetch, verify, stage and pack the bundle, as far as that is not done yet."""
     from graftbox.bundle.sources import Sources
 
     started = time.monotonic()
-    made = _built(
-        components, arch, recipe, Store(), Sources.find(**sources) if any(sources.values()) else None
+    sources = Sources.find(
+        debian_mirror=debian_mirror,
+        security_mirror=security_mirror,
+        snapshot=snapshot,
+        index_url=index_url,
     )
+    made = _built(components, arch, recipe, Store(), sources)
     seconds = time.monotonic() - started
     if as_json:
         click.echo(
