@@ -8,12 +8,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from graftbox.cli.bundles import as_image_bundle
-
 from benchmarks.measure import Figure, interleaved, timed
 from graftbox.bundle import build
+from graftbox.cli.graft import as_image_bundle
 from graftbox.image.place import graft_image
-from graftbox.image.reference import Reference
+from graftbox.image.reference import parse
 from graftbox.store import Store
 
 GRAFTS = 30
@@ -31,7 +30,7 @@ def figures(registry: str, base: Path) -> list[Figure]:
     bundles = {manifest.arch: as_image_bundle(manifest)}
 
     def graft(source: str, target: str) -> None:
-        graft_image(Reference.parse(source), Reference.parse(target), bundles, store)
+        graft_image(parse(source), parse(target), bundles, store)
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
