@@ -46,23 +46,38 @@ def _make(recipe: Recipe, workshop: Workshop, old: Lock | None) -> Lock:
         opened = suites.open_suites(
             recipe, workshop.sources, downloader, workshop.keyring, workshop.allow_expired
         )
-        architectures = {}
-        for arch in workshop.architectures:
-            catalog = suites.catalog(
-                opened, recipe.sections, arch, workshop.store, workshop.sources, workshop.progress
-            )
-            before = old.architectures.get(arch) if old else None
-            kept = _kept(before, workshop, downloader) if before else _Kept({}, ())
-            packages = _packages(recipe, catalog, kept.packages)
-            architectures[arch] = LockedArchitecture(
-                packages=packages,
-                wheels=_wheels(recipe, arch, packages, kept.wheels, before, workshop, downloader),
-            )
+        architectures = {
+            arch: _architecture(arch, recipe, opened, workshop, downloader, old)
+            for arch in workshop.architectures
+        }
     return Lock(
         recipe=recipe.resolution_digest,
         suites={suite.name: suite.release.timestamp for suite in opened},
         architectures=architectures,
     )
+
+
+def _architecture(
+    arch: str,
+    recipe: Recipe,
+    opened: Sequence[suites.Suite],
+    workshop: Workshop,
+    downloader: Downloader,
+    old: Lock | None,
+) -> LockedArchitecture:
+    """One architecture's part; wheels are solved anew only if one is gone or the recipe has changed."""
+    catalog = suites.catalog(
+        opened, recipe.sections, arch, workshop.store, workshop.sources, workshop.progress
+    )
+    before = old.architectures.get(arch) if old else None
+    if old is None or before is None:
+        packages = _packages(recipe, catalog, {})
+        return LockedArchitecture(packages, _wheels(recipe, arch, packages, (), workshop, downloader))
+    kept = _kept(before, workshop, downloader)
+    packages = _packages(recipe, catalog, kept.packages)
+    if old.recipe == recipe.resolution_digest and len(kept.wheels) == len(before.wheels):
+        return LockedArchitecture(packages, before.wheels)
+    return LockedArchitecture(packages, _wheels(recipe, arch, packages, kept.wheels, workshop, downloader))
 
 
 @dataclass(frozen=True)
@@ -156,16 +171,13 @@ def _wheels(
     arch: str,
     packages: Sequence[LockedPackage],
     kept: Sequence[LockedWheel],
-    before: LockedArchitecture | None,
     workshop: Workshop,
     downloader: Downloader,
 ) -> tuple[LockedWheel, ...]:
-    """Wheels for the Python that is locked; those of an old lock as they are if all are still there."""
+    """Wheels for the Python that is locked; the projects of ``kept`` stay at their versions."""
     wanted = {component.name: component.wheels for component in recipe.components.values()}
     if recipe.python is None or not any(wanted.values()):
         return ()
-    if before and len(kept) == len(before.wheels) and kept:
-        return before.wheels
     interpreter = next((p for p in packages if p.name == f"python{recipe.python}-minimal"), None)
     version = interpreter.version.partition("-")[0] if interpreter else f"{recipe.python}.0"
     guest = wheels.Guest(version, arch)

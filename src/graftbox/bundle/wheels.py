@@ -81,7 +81,12 @@ def resolve(
     if not together:
         return ()
     constraints = [f"{name}=={version}" for name, version in (keep or {}).items()]
-    solved = _pip(together, constraints, guest, indexes)
+    try:
+        solved = _pip(together, constraints, guest, indexes)
+    except NotFoundError:
+        if not constraints:
+            raise
+        solved = _pip(together, [], guest, indexes)  # what must stay does not go with what must change
     pinned = [f"{name}=={facts['version']}" for name, facts in solved.items()]
     members: dict[str, list[str]] = {name: [] for name in solved}
     for component, wanted in component_wheels.items():

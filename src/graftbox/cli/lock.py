@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.errors import NotFoundError
+from graftbox.errors import NotFoundError, VerificationError
+
+if TYPE_CHECKING:
+    from graftbox.bundle.lock import Lock
+    from graftbox.bundle.recipe import Recipe
 
 
 @click.command()
@@ -40,12 +45,13 @@ def lock(
     from graftbox.bundle.lock import Lock
     from graftbox.bundle.recipe import Recipe
     from graftbox.bundle.sources import Sources
+    from graftbox.cli.status import Status
     from graftbox.store import Store
 
     parsed = Recipe.find(recipe)
     target = output or parsed.lock_path
     if check:
-        _check(parsed.resolution_digest, Lock.read(target), target, recipe)
+        _check(parsed, Lock.read(target), target, recipe)
         return
     sources = Sources.find(
         debian_mirror=debian_mirror,
@@ -53,7 +59,7 @@ def lock(
         snapshot=snapshot,
         index_url=index_url,
     )
-    workshop = locking.Workshop(Store(), sources, keyring=keyring, allow_expired=allow_expired)
+    workshop = locking.Workshop(Store(), sources, Status(), keyring=keyring, allow_expired=allow_expired)
     existing = next((path for path in (target, parsed.lock_path) if path.is_file()), None)
     old = Lock.read(existing) if existing else None
     if update_missing and old is None:
@@ -70,31 +76,26 @@ def lock(
     _report(target, [str(change) for change in found] if old else [], new, as_json)
 
 
-def _check(expected: str, current: object, target: Path, recipe: str) -> None:
-    from graftbox.bundle.lock import Lock
-    from graftbox.errors import VerificationError
-
-    assert isinstance(current, Lock)
-    if current.recipe != expected:
+def _check(parsed: Recipe, current: Lock, target: Path, recipe: str) -> None:
+    if current.recipe != parsed.resolution_digest:
         raise VerificationError(
             f"The lock {target} was made from another version of the recipe. Run `graftbox lock {recipe}`."
         )
     click.echo(f"{target} fits its recipe.")
 
 
-def _report(target: Path, found: list[str], new: object, as_json: bool) -> None:
-    from graftbox.bundle.lock import Lock
-
-    assert isinstance(new, Lock)
+def _report(target: Path, changes: list[str], new: Lock, as_json: bool) -> None:
+    counts = {
+        arch: {"packages": len(locked.packages), "wheels": len(locked.wheels)}
+        for arch, locked in new.architectures.items()
+    }
     if as_json:
-        counts = {
-            arch: {"packages": len(locked.packages), "wheels": len(locked.wheels)}
-            for arch, locked in new.architectures.items()
-        }
-        document = {"lock": str(target), "digest": new.digest, "architectures": counts, "changes": found}
+        document = {"lock": str(target), "digest": new.digest, "architectures": counts, "changes": changes}
         click.echo(json.dumps(document))
         return
-    for line in found:
+    for line in changes:
         click.echo(line)
-    summary = ", ".join(f"{len(new.entries(arch))} files for {arch}" for arch in new.architectures)
-    click.echo(f"{target}: {summary}; {len(found) or 'no'} changes.")
+    summary = ", ".join(
+        f"{arch}: {n['packages']} packages, {n['wheels']} wheels" for arch, n in counts.items()
+    )
+    click.echo(f"{target} ({summary}): {len(changes) or 'no'} change{'s' * (len(changes) != 1)}")

@@ -259,6 +259,17 @@ def test_a_wheel_that_is_gone_is_replaced_and_the_others_stay(box: Any, tmp_path
     ]
 
 
+@pytest.mark.usefixtures("wheels")
+def test_a_changed_recipe_is_solved_again_even_if_nothing_is_gone(box: Any, tmp_path: Path) -> None:
+    place = workshop(box, tmp_path)
+    old = locking.make(parsed(tmp_path, PYTHON), place)
+    changed = parsed(tmp_path, PYTHON.replace('"app"', '"app>=1.1"'))
+    serve(box.site, wheel("app", "1.1"))
+    new = locking.update_missing(changed, old, place)
+    assert (versions(old)["app"], versions(new)["app"]) == ("1.0", "1.1")
+    assert new.recipe == changed.resolution_digest
+
+
 def test_a_requirement_that_no_wheel_satisfies_is_named(box: Any, tmp_path: Path) -> None:
     serve(box.site, wheel("app", tag="cp312-cp312-manylinux_2_28_x86_64"))
     with pytest.raises(Exception, match=r"wheels for Python 3\.13 on amd64 of app: .*--index-url"):
