@@ -85,6 +85,11 @@ def _in_engine(engine: DockerEngine, reference: Reference, store: Store) -> str:
     return _loaded(engine, reference, store)
 
 
+def _host(engine: DockerEngine) -> str:
+    """Podman takes a name without a registry for one of Docker Hub's, even if it has made it itself."""
+    return "localhost/" if engine.name == "podman" else ""
+
+
 def _loaded(engine: DockerEngine, reference: Reference, store: Store) -> str:
     """The name under which an image of a layout or archive was loaded, unchanged, into the engine."""
     from graftbox.image.blob import Blob
@@ -102,7 +107,7 @@ def _loaded(engine: DockerEngine, reference: Reference, store: Store) -> str:
         else:
             source = open_source(reference, store)
             image = select(source, arch, str(reference))
-        name = f"graftbox-base:{image.manifest.config.digest.removeprefix('sha256:')[:24]}"
+        name = f"{_host(engine)}graftbox-base:{image.manifest.config.digest.removeprefix('sha256:')[:24]}"
         if engine.has_image(name):
             return name
         diff_ids = _diff_ids(image.config)
@@ -146,7 +151,7 @@ def _send(engine: DockerEngine, plan: object, name: str, store: Store) -> None:
             archive.finish()
         finally:
             archive.close()
-        engine.load(Path(folder) / "image.tar")
+        engine.load(Path(folder) / "image.tar", name)
 
 
 def _grafted_in_engine(
@@ -159,7 +164,7 @@ def _grafted_in_engine(
     from graftbox.image.transports import Access
 
     slug = hashlib.sha256(f"{reference}\n{','.join(components)}".encode()).hexdigest()[:24]
-    name = f"graftbox-run:{slug}"
+    name = f"{_host(engine)}graftbox-run:{slug}"
     if reference.transport is Transport.REGISTRY and engine.name == "docker":
         # In the daemon already, or pulled by it: then only the bundle's layers are sent.
         base: ImageName = image_name(_in_engine(engine, reference, store))
@@ -178,7 +183,7 @@ def _grafted_in_engine(
         graft_image(
             reference, parse(f"docker-archive:{archive}:{name}"), bundles(components, None, store), store
         )
-        engine.load(Path(archive))
+        engine.load(Path(archive), name)
     return name
 
 

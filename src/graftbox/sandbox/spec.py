@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -131,6 +132,13 @@ def checked_name(name: str | None) -> str:
             "a letter or digit first."
         )
     return name
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def new_key() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from graftbox.sandbox.spec import (
     Network,
     Sandbox,
     SandboxSpec,
+    free_port,
     server_variables,
 )
 from graftbox.store import Store, storage_errors
@@ -46,6 +48,10 @@ class DockerEngine:
         self._store = store
         self.host = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
         self._http = _connection(self.host)
+
+    def limits(self) -> dict[str, Any]:
+        """Further parts of ``HostConfig``: limits on resources."""
+        return {}
 
     def close(self) -> None:
         self._http.close()
@@ -77,8 +83,8 @@ class DockerEngine:
                 if "error" in (event := json.loads(line or "{}")):
                     raise NotFoundError(f"{self.name} cannot pull {reference}: {event['error']}")
 
-    def load(self, archive: Path) -> None:
-        """Adds the image in a docker-archive file."""
+    def load(self, archive: Path, name: str) -> None:
+        """Adds the image in an archive file under ``name`` (``repository:tag``)."""
 
         def chunks() -> Iterator[bytes]:
             with archive.open("rb") as stream:
@@ -89,6 +95,13 @@ class DockerEngine:
         answer = self._http.post(f"/{API}/images/load", content=chunks(), headers=headers, timeout=None)
         if answer.status_code != 200 or '"error"' in answer.text:
             raise TransportError(f"{self.name} cannot load an image: {_message(answer)}")
+        # Podman reads such files as OCI archives and makes names of its own.
+        found = re.search(r"Loaded image[^:]*: *([^\s\"\\,]+)", answer.text)
+        if found and found[1] != name:
+            repository, _, tag = name.rpartition(":")
+            self._ask("POST", f"/images/{quote(found[1])}/tag", params={"repo": repository, "tag": tag})
+            if not found[1].startswith("sha256:"):
+                self._ask("DELETE", f"/images/{quote(found[1])}", allow=(404, 409))
 
     def start(self, spec: SandboxSpec) -> Sandbox:
         if not isinstance(spec.base, EngineImage):
@@ -98,6 +111,7 @@ class DockerEngine:
         created = False
         try:
             body = container(spec, spec.base, self._socket_folder(spec.name))
+            body["HostConfig"] |= self.limits()
             answer = self._ask(
                 "POST",
                 "/containers/create",
@@ -227,7 +241,7 @@ class DockerEngine:
 def container(spec: SandboxSpec, image: EngineImage, socket_folder: Path) -> dict[str, Any]:
     """The body of ``POST /containers/create``."""
     on_host = spec.network is Network.HOST
-    port = spec.port or GUEST_PORT if on_host else GUEST_PORT
+    port = (spec.port or free_port()) if on_host else GUEST_PORT
     told = server_variables(spec, port, loopback=on_host)
     labels = {LABEL: spec.name, IMAGE_LABEL: spec.label}
     mounts = [_bind(volume.source, volume.target, volume.read_only) for volume in spec.volumes]

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from graftbox.errors import NotFoundError, TransportError, UnsupportedError, Usa
 from graftbox.sandbox.engines import bubblewrap, namespaces
 from graftbox.sandbox.engines.bubblewrap import Places
 from graftbox.sandbox.process import ProcessId
-from graftbox.sandbox.spec import GUEST_SOCKET, Network, Sandbox, SandboxSpec, UnpackedImage
+from graftbox.sandbox.spec import GUEST_SOCKET, Network, Sandbox, SandboxSpec, UnpackedImage, free_port
 from graftbox.sandbox.users import User, resolve
 from graftbox.store import Store, storage_errors
 
@@ -104,7 +103,7 @@ class EmbeddedEngine:
         places.socket_folder.mkdir()
         places.socket_folder.chmod(0o777)  # the sandbox's user makes its socket here; the parent is closed
         places.hosts.write_text(f"127.0.0.1\tlocalhost {spec.name}\n::1\tlocalhost ip6-localhost\n")
-        port = 0 if spec.network is Network.NONE else spec.port or _free_port()
+        port = 0 if spec.network is Network.NONE else spec.port or free_port()
         try:
             pid = self._launch(spec, image, user, places, port, overlay=True)
         except _NoOverlayError:
@@ -228,12 +227,6 @@ def _text(path: Path) -> str:
         return path.read_text(errors="replace")[-2000:]
     except OSError:
         return ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _remove_tree(folder: Path) -> None:

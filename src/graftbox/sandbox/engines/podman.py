@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from graftbox.errors import TransportError, UnsupportedError
 from graftbox.sandbox.engines.docker import DockerEngine
@@ -29,6 +31,16 @@ class PodmanEngine(DockerEngine):
 
     def __init__(self, store: Store, host: str | None = None) -> None:
         super().__init__(store, host or os.environ.get("CONTAINER_HOST") or f"unix://{socket_path()}")
+
+    def limits(self) -> dict[str, Any]:
+        """Limits that we may set: without CAP_SYS_RESOURCE podman's defaults (1048576) cannot be reached."""
+        kinds = (("nofile", resource.RLIMIT_NOFILE, 1048576), ("nproc", resource.RLIMIT_NPROC, 32768))
+        limits = []
+        for name, kind, most in kinds:
+            hard = resource.getrlimit(kind)[1]
+            if 0 <= hard < 1048576:
+                limits.append({"Name": name, "Soft": min(hard, most), "Hard": min(hard, most)})
+        return {"Ulimits": limits} if limits else {}
 
 
 def installed() -> bool:
