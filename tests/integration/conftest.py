@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -206,3 +207,26 @@ def skopeo() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def start_registry() -> Callable[..., contextlib.AbstractContextManager[Registry]]:
+    """Starts a further registry: `running_registry`."""
+    return running_registry
+
+
+@pytest.fixture
+def podman(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Runs podman with storage of its own and returns its output; a failure fails the test."""
+    binary = program("podman")
+    # Podman takes 50 characters for its state folder, and pytest's folders are deep.
+    with tempfile.TemporaryDirectory(prefix="pm") as state:
+        own = ["--root", str(tmp_path / "podman"), "--runroot", state, "--storage-driver", "vfs"]
+
+        def run(*arguments: str) -> str:
+            done = subprocess.run([binary, *own, *arguments], capture_output=True, text=True, timeout=120)
+            if done.returncode:
+                pytest.fail(f"podman {' '.join(arguments)} failed: {done.stderr}")
+            return done.stdout
+
+        yield run

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Daemon:
         kind, _, rest = self.host.partition("://")
         timeout = httpx2.Timeout(300.0, connect=5.0)
         if kind == "unix":
+            self._probe(rest)
             transport = httpx2.HTTPTransport(uds=rest, verify=False)
             self._client = httpx2.Client(
                 transport=transport, base_url="http://docker", timeout=timeout, trust_env=False
@@ -58,6 +60,20 @@ class Daemon:
                 f"graftbox reaches Docker through unix:// and tcp:// without TLS, not {self.host}. Forward "
                 "its socket (ssh -L /tmp/docker.sock:/var/run/docker.sock HOST) and set DOCKER_HOST to it."
             )
+
+    def _probe(self, path: str) -> None:
+        # httpx2 leaves its socket open where a Unix socket refuses it.
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(path)
+            except OSError as error:
+                raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> TransportError:
+        return TransportError(
+            f"Cannot reach Docker at {self.host} ({error}). Start it, set DOCKER_HOST to its address, "
+            "and check that you may use its socket (group docker)."
+        )
 
     def get(self, path: str) -> Any:
         """The parsed answer of a GET, or None if there is no such thing."""
@@ -122,10 +138,7 @@ class Daemon:
         try:
             yield
         except httpx2.ConnectError as error:
-            raise TransportError(
-                f"Cannot reach Docker at {self.host} ({error}). Start it, set DOCKER_HOST to its address, "
-                "and check that you may use its socket (group docker)."
-            ) from error
+            raise self._unreachable(error) from error
         except httpx2.HTTPError as error:
             raise TransportError(
                 f"The connection to Docker at {self.host} broke ({error or type(error).__name__}); "

@@ -18,6 +18,7 @@ from graftbox.image.manifest import (
     OCI_INDEX,
     OCI_MANIFEST,
     Document,
+    as_oci,
     layer_type,
     parse_object,
     serialise,
@@ -74,6 +75,8 @@ class Options:
     """Replaces the config's User when not None."""
     keep_entrypoint: bool = False
     """Run the base's own entrypoint as a supervised child of the server."""
+    oci_types: bool = False
+    """Give the manifest OCI types even if the base has Docker's; for OCI layouts."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def graft(base: Image, bundle: Bundle, options: Options) -> Image:
     Raises `UnsupportedError` for an image of another OS or architecture, `FormatError` for a base
     whose manifest and config contradict one another.
     """
+    if options.oci_types:
+        base = Image(as_oci(base.manifest), base.config)
     manifest = dict(base.manifest.json)
     config = parse_object(base.config, "The image's config")
     check_platform(config, bundle.arch, options.base_name)
@@ -294,6 +299,8 @@ def graft_index(
     Attestation manifests go as well: they speak of the base's digests.
     """
 
+    if options.oci_types:
+        index = as_oci(index)
     body = dict(index.json)
     entries = []
     for entry in index.entries("manifests"):

@@ -133,6 +133,41 @@ def serialise(value: object) -> bytes:
         raise FormatError(f"The image's metadata cannot be written as JSON again: {error}") from error
 
 
+_OCI_NAMES = {
+    DOCKER_MANIFEST: OCI_MANIFEST,
+    DOCKER_INDEX: OCI_INDEX,
+    DOCKER_CONFIG: OCI_CONFIG,
+    DOCKER_LAYER: OCI_LAYER,
+    f"{DOCKER_LAYER}.gzip": f"{OCI_LAYER}+gzip",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": (
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+    ),
+}
+
+
+def as_oci(original: Document) -> Document:
+    """The same manifest or index in OCI's types, for OCI layouts: skopeo finds no other type in them.
+
+    Blobs keep their digests; the manifest itself gets a new one.
+    """
+    if original.media_type not in {DOCKER_MANIFEST, DOCKER_INDEX}:
+        return original
+
+    def renamed(entry: Any) -> Any:
+        if not isinstance(entry, dict):
+            return entry
+        kind = entry.get("mediaType")
+        return {**entry, "mediaType": _OCI_NAMES.get(kind, kind)} if isinstance(kind, str) else entry
+
+    body = {**original.json, "mediaType": _OCI_NAMES[original.media_type]}
+    for key in ("layers", "manifests"):
+        if key in body:
+            body[key] = [renamed(entry) for entry in original.entries(key)]
+    if "config" in body:
+        body["config"] = renamed(body["config"])
+    return Document(serialise(body), _OCI_NAMES[original.media_type])
+
+
 def document(data: bytes, media_type: str | None, where: str) -> Document:
     """A manifest or index with its true type, which may be missing or generic in the header.
 

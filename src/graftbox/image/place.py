@@ -97,7 +97,12 @@ def graft_image(
     if base.transport is not Transport.SCRATCH:
         source = open_source(base, store, access, whole=not same_daemon(base, target))
     try:
-        options = Options(base.portable, user=user, keep_entrypoint=keep_entrypoint)
+        options = Options(
+            base.portable,
+            user=user,
+            keep_entrypoint=keep_entrypoint,
+            oci_types=target.transport.is_oci_only,
+        )
         plan = make_plan(source, bundles, store, options, arch)
         for note in plan.notes:
             progress(note)

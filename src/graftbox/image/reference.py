@@ -33,6 +33,11 @@ class Transport(Enum):
         """Whether an index with several platforms can be stored there."""
         return self in {Transport.REGISTRY, Transport.LAYOUT, Transport.OCI_ARCHIVE}
 
+    @property
+    def is_oci_only(self) -> bool:
+        """Whether manifests of Docker's own types would not be found there."""
+        return self in {Transport.LAYOUT, Transport.OCI_ARCHIVE, Transport.DOCKER_ARCHIVE}
+
 
 @dataclass(frozen=True)
 class ImageName:

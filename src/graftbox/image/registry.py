@@ -111,13 +111,14 @@ class RegistryTarget:
 
     def offer(self, manifest: Document, config: bytes, blobs: Sequence[Blob], top: bool) -> list[Blob]:
         selector = (self.tags[0] if self.tags else manifest.digest) if top else manifest.digest
-        if self._has_manifest(selector, manifest.digest):
-            self._top = manifest
-            return []
-        if config and manifest.digest not in self._offered:
-            # The config is nearly always new: sent unasked, it saves the question.
+        if manifest.digest not in self._offered:
             self._offered.add(manifest.digest)
-            self.put(blobs[0])
+            if self._has_manifest(selector, manifest.digest):
+                self._top = manifest
+                return []
+            if config:
+                # The config is nearly always new: sent unasked, it saves the question.
+                self.put(blobs[0])
         url, headers = f"{self._base}/manifests/{selector}", {"Content-Type": manifest.media_type}
         response = self._connection.request("PUT", url, headers=headers, content=manifest.data)
         self._top = manifest
