@@ -68,8 +68,8 @@ class Recipe:
 
     @classmethod
     def find(cls, name: str) -> Recipe:
-        """The built-in recipe of that name, else the file at that path."""
-        if re.fullmatch(r"[a-z0-9-]+", name) and (RECIPES / f"{name}.toml").is_file():
+        """The recipe file at that path, or the built-in recipe of that name."""
+        if re.fullmatch(r"[a-z0-9-]+", name) and not Path(name).is_file():
             return cls.builtin(name)
         return cls.read(Path(name))
 
