@@ -50,7 +50,7 @@ def make_tar(files: Mapping[str, Member]) -> bytes:
             else:
                 kind, _, target = content.partition(" ")
                 member.type = {"->": tarfile.SYMTYPE, "=>": tarfile.LNKTYPE}[kind]
-                member.linkname = target
+                member.linkname, member.mode = target, 0o755
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
