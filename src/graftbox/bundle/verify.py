@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftbox.bundle import elf, layers, libraries, rules
-from graftbox.bundle.content import ROOT, Content, File, Folder, Link, files, resolve
+from graftbox.bundle.content import ROOT, Content, File, Folder, Link, files, resolve, with_parents
 from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.errors import FormatError, NotFoundError, VerificationError
 from graftbox.store import CHUNK, Store, digest_of_file
@@ -100,6 +100,7 @@ def _members(blob: Path) -> Iterator[tuple[str, File | Link | Folder]]:
 def problems(content: Content, arch: str) -> list[str]:
     """What in the content would not work, or not only with the bundle's own files; sorted by path."""
     found: list[str] = []
+    content = dict(with_parents(content))
     for path, node in sorted(content.items()):
         if isinstance(node, Link) and resolve(content, path) is None:
             found.append(f"{path} leads to {node.target}, which is not in the bundle")

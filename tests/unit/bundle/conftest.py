@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import hashlib
 import http.server
+import io
 import lzma
+import struct
+import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,3 +178,80 @@ def archive(site: Site, tmp_path: Path, signing_key: Tsk) -> Archive:
     keyring = tmp_path / "keyring.gpg"
     keyring.write_bytes(bytes(signing_key.extract_certificate()))
     return Archive(site, keyring, signing_key)
+
+
+def _elf(
+    arch: str = "amd64",
+    interpreter: str | None = None,
+    needed: Sequence[str] = (),
+    soname: str | None = None,
+    rpath: str | None = None,
+    runpath: str | None = None,
+    payload: bytes = b"",
+) -> bytes:
+    """A 64-bit ELF file with the headers that loaders read, and ``payload`` instead of code."""
+    machine = {"amd64": 62, "arm64": 183}[arch]
+    base = 0x10000  # addresses are not offsets, as in real files
+    strings = b"\0"
+    dynamic: list[tuple[int, int]] = []
+    for tag, text in [
+        *((1, name) for name in needed),
+        (14, soname),
+        (15, rpath),
+        (29, runpath),
+    ]:
+        if text is not None:
+            dynamic.append((tag, len(strings)))
+            strings += text.encode() + b"\0"
+    interp = (interpreter.encode() + b"\0") if interpreter else b""
+    at_interp = 64 + 3 * 56
+    at_strings = at_interp + len(interp)
+    at_dynamic = at_strings + len(strings)
+    dynamic += [(5, base + at_strings), (0, 0)]
+    table = b"".join(struct.pack("<QQ", *entry) for entry in dynamic)
+    size = at_dynamic + len(table) + len(payload)
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header = ident + struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 64, 0, 0, 64, 56, 3, 64, 0, 0)
+
+    def segment(kind: int, offset: int, length: int) -> bytes:
+        return struct.pack("<IIQQQQQQ", kind, 4, offset, base + offset, base + offset, length, length, 1)
+
+    headers = [segment(1, 0, size), segment(2, at_dynamic, len(table))]
+    headers.append(segment(3, at_interp, len(interp)) if interp else segment(0, 0, 0))
+    return header + b"".join(headers) + interp + strings + table + payload
+
+
+@pytest.fixture(scope="session")
+def make_elf() -> Callable[..., bytes]:
+    return _elf
+
+
+def _deb(files: Mapping[str, bytes | str], compression: str = "xz") -> bytes:
+    """A .deb of these files (``-> target`` a link); below bin/ or with ``#!`` is executable."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.SYMTYPE, content.removeprefix("-> ")
+                tar.addfile(member)
+                continue
+            member.size = len(content)
+            member.mode = 0o755 if "/bin/" in name or content.startswith(b"#!") else 0o644
+            tar.addfile(member, io.BytesIO(content))
+    pack = {"xz": lzma.compress, "gz": gzip.compress, "": bytes, "zst": bytes}[compression]
+    members = {
+        "debian-binary": b"2.0\n",
+        "control.tar": b"odd",
+        f"data.tar{'.' if compression else ''}{compression}": pack(buffer.getvalue()),
+    }
+    deb = b"!<arch>\n"
+    for name, data in members.items():
+        deb += f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode()
+        deb += data + b"\n" * (len(data) % 2)
+    return deb
+
+
+@pytest.fixture(scope="session")
+def make_deb() -> Callable[..., bytes]:
+    return _deb

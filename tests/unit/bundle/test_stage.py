@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graftbox.bundle import plan
+from graftbox.bundle.content import Content, File, Folder, Link
+from graftbox.bundle.stage import stage
+from graftbox.errors import FormatError, UsageError
+
+LIB = "usr/lib/x86_64-linux-gnu"
+MakeElf = Callable[..., bytes]
+Stage = Callable[..., Content]
+
+
+@pytest.fixture
+def staged(tmp_path: Path, make_deb: Callable[..., bytes], make_elf: MakeElf) -> Stage:
+    """Stages a table from packages given as files; a libc with its loader is always there."""
+    libc = {
+        f"{LIB}/ld-linux-x86-64.so.2": make_elf(soname="ld-linux-x86-64.so.2"),
+        f"{LIB}/libc.so.6": make_elf(soname="libc.so.6", needed=["ld-linux-x86-64.so.2"]),
+        "usr/share/doc/libc6/copyright": b"LGPL",
+    }
+
+    def run(
+        table: Mapping[str, Any], wheels: Mapping[str, Path] | None = None, **packages: Mapping[str, Any]
+    ) -> Content:
+        paths = {}
+        for name, files in {"libc6": libc, **packages}.items():
+            path = tmp_path / f"{name}.deb"
+            path.write_bytes(make_deb(files))
+            paths[f"{name} 1.0"] = path
+        return stage(plan.parse(table, "amd64"), paths, wheels or {}, "amd64")
+
+    return run
+
+
+def test_a_program_brings_the_libraries_it_needs_and_their_licences(staged: Stage, make_elf: MakeElf) -> None:
+    content = staged(
+        {"take": [{"from": "usr/bin/foo", "to": "libexec/foo"}]},
+        foo={
+            "usr/bin/foo": make_elf(needed=["libbar.so.1", "libc.so.6"]),
+            "usr/share/doc/foo": "-> libbar",
+        },
+        libbar={
+            f"{LIB}/libbar.so.1": "-> libbar.so.1.2.3",
+            f"{LIB}/libbar.so.1.2.3": make_elf(soname="libbar.so.1", needed=["libbaz.so.2"]),
+            f"{LIB}/libbaz.so.2": make_elf(soname="libbaz.so.2"),
+            f"{LIB}/libunused.so.2": make_elf(),
+            "usr/share/doc/libbar/copyright": b"MIT",
+        },
+        unused={"usr/share/doc/unused/copyright": b"GPL", "usr/share/other": b""},
+    )
+    assert sorted(content) == [
+        "lib/ld.so",
+        "lib/libbar.so.1",
+        "lib/libbaz.so.2",
+        "lib/libc.so.6",
+        "libexec/foo",
+        "share/doc/foo/copyright",
+        "share/doc/libbar/copyright",
+        "share/doc/libc6/copyright",
+    ]
+    assert content["share/doc/foo/copyright"] == File(b"MIT", origin="libbar 1.0")
+
+
+def test_a_library_that_no_package_has_is_named_with_who_needs_it(staged: Stage, make_elf: MakeElf) -> None:
+    with pytest.raises(FormatError, match=r"library libgone\.so\.1, which libexec/foo of foo 1\.0 needs"):
+        staged(
+            {"take": [{"from": "usr/bin/foo", "to": "libexec/foo"}]},
+            foo={"usr/bin/foo": make_elf(needed=["libgone.so.1"])},
+        )
+
+
+def test_a_wheels_own_libraries_are_found_beside_it(staged: Stage, make_elf: MakeElf, tmp_path: Path) -> None:
+    wheel = tmp_path / "x.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("x/_c.so", make_elf(needed=["libq.so"], runpath="$ORIGIN/../x.libs"))
+        archive.writestr("x.libs/libq.so", make_elf(soname="libq.so", needed=["libc.so.6"]))
+        archive.writestr("x-1.data/purelib/y.py", "y")
+        archive.writestr("x-1.data/scripts/x", "#!python")
+        archive.writestr("x-1.dist-info/RECORD", "")
+        archive.writestr("x-1.dist-info/METADATA", "Name: x")
+    content = staged({"wheels": "lib/p"}, {"x 1": wheel})
+    assert sorted(path for path in content if path.startswith("lib/p/")) == [
+        "lib/p/x-1.dist-info/METADATA",
+        "lib/p/x.libs/libq.so",
+        "lib/p/x/_c.so",
+        "lib/p/y.py",
+    ]
+    assert "lib/libc.so.6" in content
+
+
+def test_a_damaged_wheel_is_named(staged: Stage, tmp_path: Path) -> None:
+    wheel = tmp_path / "x.whl"
+    wheel.write_bytes(b"PK\3\4 not really")
+    with pytest.raises(FormatError, match=r"The wheel x 1 .* is damaged"):
+        staged({"wheels": "lib/p"}, {"x 1": wheel})
+
+
+def test_globs_choose_below_a_folder(staged: Stage) -> None:
+    content = staged(
+        {
+            "take": [
+                {"from": "usr/share/a", "to": "a", "only": ["*.py", "keep"], "except": ["test", "x/*.py"]}
+            ]
+        },
+        a={
+            f"usr/share/a/{name}": b"1"
+            for name in ("one.py", "two.txt", "keep/two.txt", "test/one.py", "x/one.py", "y/test/one.py")
+        },
+    )
+    assert sorted(path for path in content if path.startswith("a/")) == ["a/keep/two.txt", "a/one.py"]
+
+
+def test_links_scripts_folders_and_certificates_are_made(staged: Stage) -> None:
+    content = staged(
+        {
+            "links": {"bin/rg": "../libexec/rg"},
+            "scripts": {"bin/x": "#!/openhands/libexec/dash\n"},
+            "folders": ["workspace"],
+            "certificates": {"from": "usr/share/ca-certificates", "to": "etc/ca.crt"},
+        },
+        ca={"usr/share/ca-certificates/m/b.crt": b"B\n", "usr/share/ca-certificates/m/a.crt": b"A"},
+    )
+    assert content["bin/rg"] == Link("../libexec/rg")
+    assert content["bin/x"] == File(b"#!/openhands/libexec/dash\n", executable=True)
+    assert content["workspace"] == Folder()
+    assert content["etc/ca.crt"] == File(b"A\nB\n", origin="ca 1.0")
+
+
+def test_a_take_that_no_package_satisfies_is_a_mistake(staged: Stage) -> None:
+    with pytest.raises(UsageError, match="No package of the lock has usr/bin/nope"):
+        staged({"take": [{"from": "usr/bin/nope", "to": "libexec/nope"}]})
+
+
+def test_two_files_for_one_place_are_a_mistake(staged: Stage) -> None:
+    with pytest.raises(UsageError, match="two different files at x"):
+        staged(
+            {"take": [{"from": "usr/a", "to": "x"}, {"from": "usr/b", "to": "x"}]},
+            ab={"usr/a": b"a", "usr/b": b"b"},
+        )
+
+
+@pytest.mark.parametrize(
+    "table", [{"takes": []}, {"take": [{"from": "x"}]}, {"take": [{"from": 1, "to": "x"}]}]
+)
+def test_a_mistake_in_the_table_is_named(table: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="stage table"):
+        plan.parse(table, "amd64")
