@@ -47,6 +47,8 @@ class ArchiveTarget:
     ``tags`` are for ``index.json``, ``names`` (``team/app:1``) for ``docker load``.
     """
 
+    parallel = 1
+
     def __init__(self, path: Path, tags: Sequence[str] = (), names: Sequence[str] = ()) -> None:
         self.path, self.tags, self.names = path, tuple(tags), tuple(names)
         self._index: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX}

@@ -71,6 +71,9 @@ class Source(Protocol):
 class Target(Protocol):
     """A place that an image is written to."""
 
+    parallel: int
+    """How many blobs `put` may take at once, from several threads."""
+
     def offer(self, manifest: Document, config: bytes, blobs: Sequence[Blob], top: bool) -> list[Blob]:
         """Stores the manifest if everything it names is there, else returns the blobs that are not.
 

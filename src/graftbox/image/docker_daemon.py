@@ -233,6 +233,8 @@ def exported(daemon: Daemon, name: ImageName, store: Store) -> Source:
 class DaemonTarget:
     """Loads images into a daemon under ``names`` (``team/app:1``)."""
 
+    parallel = 1
+
     def __init__(self, daemon: Daemon, names: Sequence[str]) -> None:
         self.daemon, self.names = daemon, tuple(names)
         self._held: dict[str, Blob] = {}

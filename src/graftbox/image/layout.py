@@ -56,6 +56,8 @@ class LayoutTarget:
     Blobs that exist on the same file system are hard-linked. Several writers may use one layout at once.
     """
 
+    parallel = 1
+
     def __init__(self, folder: Path, tags: Sequence[str] = ()) -> None:
         self.folder, self.tags = folder, tuple(tags)
         self._top: Document | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graftbox.errors import UnsupportedError, VerificationError
@@ -223,12 +223,7 @@ def execute(plan: Plan, target: Target, progress: Callable[[str], None]) -> tupl
         top = plan.index is None
         offered = (planned.image.manifest, planned.image.config, planned.blobs, top)
         missing = target.offer(*offered)
-        for blob in missing:
-            if blob.diff_id and blob.path and not blob.path.is_file():
-                raise VerificationError(
-                    f"The bundle's layer {blob.digest} is gone from the cache: build it again."
-                )
-            sent = target.put(blob)
+        for blob, sent in _put_all(missing, target):
             size += sent
             if sent and blob.diff_id:
                 layers += 1
@@ -241,3 +236,19 @@ def execute(plan: Plan, target: Target, progress: Callable[[str], None]) -> tupl
     if plan.index is not None:
         target.offer(plan.index, b"", (), True)
     return layers, size
+
+
+def _put_all(blobs: Sequence[Blob], target: Target) -> Iterator[tuple[Blob, int]]:
+    """Each blob with the bytes that were sent for it."""
+    for blob in blobs:
+        if blob.diff_id and blob.path and not blob.path.is_file():
+            raise VerificationError(
+                f"The bundle's layer {blob.digest} is gone from the cache: build it again."
+            )
+    if target.parallel == 1 or len(blobs) == 1:
+        yield from ((blob, target.put(blob)) for blob in blobs)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(target.parallel) as pool:
+        yield from zip(blobs, pool.map(target.put, blobs), strict=True)

@@ -95,6 +95,8 @@ class RegistrySource:
 class RegistryTarget:
     """One repository that images are written to, under one or more tags."""
 
+    parallel = 4
+
     def __init__(
         self,
         name: ImageName,
@@ -116,6 +118,9 @@ class RegistryTarget:
             if self._has_manifest(selector, manifest.digest):
                 self._top = manifest
                 return []
+            if config and all(self._places(blob) for blob in blobs[1:]):
+                # Nothing speaks for this repository having any of it: no need to ask.
+                return list(blobs)
             if config:
                 # The config is nearly always new: sent unasked, it saves the question.
                 self.put(blobs[0])
@@ -235,7 +240,7 @@ class _KnownPlaces:
 
     def remember(self, blob: Blob, repository: str) -> None:
         """Layers only: a config is small and belongs to one image."""
-        if blob.diff_id and blob.digest not in self._load():
+        if blob.diff_id and self._load().get(blob.digest) != repository:
             self._load()[blob.digest] = repository
             self._changed = True
 
