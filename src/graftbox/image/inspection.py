@@ -12,7 +12,7 @@ from graftbox.errors import UnsupportedError
 from graftbox.image import contents as files
 from graftbox.image.blob import Source
 from graftbox.image.contents import Contents
-from graftbox.image.graft import BASE_NAME, BUNDLE, Image, scratch
+from graftbox.image.graft import BASE_NAME, BUNDLE, SERVER, Image, scratch
 from graftbox.image.manifest import Document, parse_object
 from graftbox.image.platforms import Platform, image_of, machine_architecture, platforms, select
 from graftbox.image.reference import Reference, Transport
@@ -146,6 +146,8 @@ def _platform(platform: Platform, arch: str) -> Finding:
 
 def _program(facts: ImageConfig) -> Finding:
     words = " ".join((*facts.entrypoint, *facts.cmd))
+    if facts.entrypoint[: len(SERVER)] == SERVER:
+        return Finding("entrypoint", Level.GOOD, "the server is started")
     if not words:
         return Finding("entrypoint", Level.GOOD, "none; the server is started")
     text = f"{words!r} is recorded; the server is started instead (--keep-entrypoint runs both)"

@@ -1,0 +1,147 @@
+"""A registry that misbehaves, on the loopback interface: what a real one does only on its bad days."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from graftbox.errors import FormatError, GraftboxError, TransportError, VerificationError
+from graftbox.image.auth import Challenge
+from graftbox.image.graft import Bundle
+from graftbox.image.manifest import Document
+from graftbox.image.place import graft_image
+from graftbox.image.reference import image_name, parse
+from graftbox.image.registry import RegistrySource
+from graftbox.store import Store
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@contextlib.contextmanager
+def registry(answer: Callable[[BaseHTTPRequestHandler], Answer]) -> Iterator[str]:
+    """A server that answers every GET as told; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            status, headers, body = answer(self)
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+            self.close_connection = "Content-Length" in headers
+
+        def log_message(self, *_: Any) -> None:
+            """Silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def resolve(address: str, name: str = "app:1") -> Document:
+    with contextlib.closing(RegistrySource(image_name(f"{address}/{name}"))) as source:
+        return source.resolve()
+
+
+@pytest.fixture
+def manifest(layout: Any) -> Document:
+    image = layout.image([{"a": b"1" * 5000}])
+    assert isinstance(image, Document)
+    return image
+
+
+def test_a_manifest_with_another_digest_is_refused(manifest: Document) -> None:
+    kind = {"Content-Type": manifest.media_type}
+    with registry(lambda _: (200, kind, manifest.data)) as address:
+        assert resolve(address).digest == manifest.digest
+        with pytest.raises(VerificationError, match="was expected"):
+            resolve(address, f"app@sha256:{'0' * 64}")
+    wrong = {**kind, "Docker-Content-Digest": f"sha256:{'1' * 64}"}
+    with registry(lambda _: (200, wrong, manifest.data)) as address, pytest.raises(VerificationError):
+        resolve(address)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "hint"),
+    [
+        ((200, {}, b"<html>welcome</html>"), FormatError, "not JSON"),
+        ((200, {}, b"x" * (5 << 20)), VerificationError, "4 MiB"),
+        ((200, {"Content-Length": "500"}, b"{"), TransportError, "broke"),
+        ((401, {}, b""), TransportError, "docker login"),
+        ((403, {}, b"no"), TransportError, "docker login"),
+        ((429, {}, b""), TransportError, "wait a while"),
+        ((503, {}, b"sorry"), TransportError, "try again later"),
+        ((401, {"WWW-Authenticate": 'Bearer realm="nonsense"'}, b""), TransportError, "log-in tokens"),
+    ],
+)
+def test_bad_answers_are_explained(answer: Answer, error: type[GraftboxError], hint: str) -> None:
+    with registry(lambda _: answer) as address, pytest.raises(error, match=hint):
+        resolve(address)
+
+
+def test_nobody_listens() -> None:
+    with pytest.raises(TransportError, match="Cannot reach"):
+        resolve("127.0.0.1:1")
+
+
+@pytest.mark.parametrize("how", ["cut off", "short", "wrong"])
+def test_a_layer_that_breaks_off_leaves_nothing(
+    how: str, layout: Any, manifest: Document, store: Store, bundle: Bundle, tmp_path: Any
+) -> None:
+    def answer(request: BaseHTTPRequestHandler) -> Answer:
+        name = request.path.rpartition("/")[2]
+        if "/manifests/" in request.path:
+            return 200, {"Content-Type": manifest.media_type}, manifest.data
+        data = (layout.folder / "blobs/sha256" / name[7:]).read_bytes()
+        if name == manifest.config.digest:
+            return 200, {}, data
+        if how == "cut off":
+            return 200, {"Content-Length": str(len(data))}, data[:-9]
+        return 200, {}, data[:-9] if how == "short" else data[:-9] + b"wrong....."[:9]
+
+    target = parse(f"oci:{tmp_path / 'out'}:x")
+    with registry(answer) as address, pytest.raises((TransportError, VerificationError)):
+        graft_image(parse(f"{address}/app:1"), target, {"amd64": bundle}, store)
+    assert not (tmp_path / "out/index.json").exists()
+    assert [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".graftbox-")] == []
+
+
+def test_a_token_is_fetched_for_the_right_scope_and_used(manifest: Document) -> None:
+    asked: list[str] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> Answer:
+        asked.append(request.path)
+        if request.path.startswith("/token"):
+            return 200, {}, json.dumps({"token": "t0ken"}).encode()
+        if request.headers["Authorization"] == "Bearer t0ken":
+            return 200, {"Content-Type": manifest.media_type}, manifest.data
+        host = request.headers["Host"]
+        challenge = f'Bearer realm="http://{host}/token",service="s",scope="repository:user/image:pull"'
+        return 401, {"WWW-Authenticate": challenge}, b""
+
+    with registry(answer) as address:
+        assert resolve(address, "team/app:1").digest == manifest.digest
+    assert asked[1] == "/token?scope=repository%3Ateam%2Fapp%3Apull&service=s"
+
+
+def test_a_challenge_is_read_whatever_its_spelling() -> None:
+    found = Challenge.read(
+        'bearer realm="https://a/b" , service=x,scope="repository:a:pull repository:b:pull"'
+    )
+    assert found == Challenge("bearer", "https://a/b", "x", ("repository:a:pull", "repository:b:pull"))
+    assert Challenge.read("Negotiate") is None
+    assert Challenge.read("") is None
