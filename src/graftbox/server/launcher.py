@@ -26,7 +26,7 @@ def main() -> None:
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     connection.connect(path)
     pane = posix.environ.get(b"TMUX_PANE", b"").decode("ascii")
-    connection.sendall(f"{token} {pane} {posix.getpid()}\n".encode())
+    connection.sendall(f"{token} {pane} {posix.getpid()} {posix.getppid()}\n".encode())
     size = int.from_bytes(_exactly(connection, 8), "big")
     cwd, count, *rest = _exactly(connection, size).split(b"\0")
     argv, environment = rest[: int(count)], rest[int(count) :]

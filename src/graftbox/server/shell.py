@@ -1,15 +1,15 @@
 """One persistent bash: running a command in it and knowing exactly what it printed and how it ended.
 
 Per command the shell gets two lines on its private socket. The first prints a mark on the terminal, runs the
-command, reports and prints a second mark; the second line reports and marks again, so that it also happens
-after Ctrl-C has aborted the first. Nothing is typed, so nothing is echoed, and neither prompt, alias, trap
-nor PROMPT_COMMAND can come between: what bash itself prints before its prompt (notices of jobs) falls between
-the last two marks.
+command, reports and prints a second mark; the second line does so again, which matters only after Ctrl-C has
+aborted the first. Nothing is typed, so nothing is echoed, and neither prompt, alias, trap nor PROMPT_COMMAND
+can come between.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -26,7 +26,7 @@ from graftbox.server.tmux import Listener, Pane, Program, Tmux
 
 READY_SECONDS = 15.0
 _FIELDS = 5
-_NOTICE = re.compile(rb"^\[\d+\][+-]?\s+\S")
+_RUNNING = re.compile(rb"^\[\d+\][+-]?\s+Running\s")
 
 log = logging.getLogger("graftbox.shell")
 
@@ -67,28 +67,34 @@ class Running:
         self.output = Output()
         self.last_output = time.monotonic()
         self.phase = ""
-        self.gap = bytearray()
-        self.first: Report | None = None
-        self.final: Report | None = None
+        self.notices = bytearray()
+        self.reports: dict[str, Report] = {}
         self.done: asyncio.Future[Report | Death] = asyncio.get_running_loop().create_future()
 
     def text(self, data: bytes) -> None:
         if self.phase == "B":
             self.output.append(data)
             self.last_output = time.monotonic()
-        elif self.phase == "E" and len(self.gap) < 65536:
-            self.gap += data
+        elif self.phase == "J":
+            self.notices += data
 
     def mark(self, phase: str) -> None:
         self.phase = phase
         self.settle()
 
+    def report(self, phase: str, report: Report) -> None:
+        self.reports[phase] = report
+        self.settle()
+
     def settle(self) -> None:
-        if self.phase == "Z" and self.final and not self.done.done():
-            for line in bytes(self.gap).splitlines(keepends=True):
-                if _NOTICE.match(line):
+        """Done when a mark and a report are there, on their two channels; the first line's report counts."""
+        report = self.reports.get("E") or self.reports.get(self.phase)
+        if report and self.phase in ("E", "Z") and not self.done.done():
+            # A job that was started just now is no news: the shell has printed its number.
+            for line in bytes(self.notices).splitlines(keepends=True):
+                if not _RUNNING.match(line):
                     self.output.append(line)
-            self.done.set_result(self.first or self.final)
+            self.done.set_result(report)
 
     def died(self, death: Death) -> None:
         if not self.done.done():
@@ -172,14 +178,16 @@ class Shell:
         return self.running
 
     async def type(self, text: str) -> None:
-        """Type a line for the running command."""
+        """Type a line for the running command; one that has no terminal any more has also ended."""
         if self.pane is not None:
-            await self.tmux.type(self.pane, text, enter=True)
+            with contextlib.suppress(TmuxError):
+                await self.tmux.type(self.pane, text, enter=True)
 
     async def press(self, key: str) -> None:
         """Press a key for the running command."""
         if self.pane is not None:
-            await self.tmux.press(self.pane, key)
+            with contextlib.suppress(TmuxError):
+                await self.tmux.press(self.pane, key)
 
     async def close(self) -> None:
         if self.pane is not None:
@@ -203,11 +211,13 @@ class Shell:
         return b"\\033]7777;%s;%s%d\\007" % (self._nonce.encode(), phase, self.number)
 
     def _report_line(self, phase: bytes) -> bytes:
-        # With 1 and 2 closed neither `set -x` nor a DEBUG trap can add to the output.
-        return (
-            b'{ \\builtin printf \'%%s\\0\' %s%d "$?" "${!-}" "${PWD-}" "${PATH-}" >&101; '
-            b"\\builtin printf '%s' >&100; } >&- 2>&-"
-        ) % (phase, self.number, self._mark(phase))
+        # With 1 and 2 closed neither `set -x` nor a DEBUG trap can add to the output. What bash would say
+        # about jobs before its next prompt belongs to this command's output.
+        fields = b'%s%d "$?" "${!-}" "${PWD-}" "${PATH-}"' % (phase, self.number)
+        report = b"\\builtin printf '%%s\\0' %s >&101" % fields
+        mark = b"\\builtin printf '%s' >&100" % self._mark(phase)
+        news = b"\\builtin printf '%s' >&100; \\builtin jobs -n >&100" % self._mark(b"J")
+        return b"{ %s; %s; %s; } >&- 2>&-" % (report, news, mark)
 
     def _output(self, data: bytes) -> None:
         for is_mark, piece in self._marks.feed(data):
@@ -229,26 +239,15 @@ class Shell:
             running = self.running
             if running is None or name[1:] != str(running.number).encode():
                 continue
-            report = Report(
-                int(status),
-                int(background) if background.isdigit() else -1,
-                os.fsdecode(cwd),
-                os.fsdecode(path),
-            )
-            if name.startswith(b"E"):
-                running.first = report
-            else:
-                running.final = report
-                self._finished(running.first or report)
-            running.settle()
+            where = os.fsdecode(cwd)
+            pid = int(background) if background.isdigit() else -1
+            if not running.reports:
+                self.last_status = int(status)
+                self.cwd = where if where.startswith("/") else self.cwd
+            running.report(name[:1].decode(), Report(int(status), pid, where, os.fsdecode(path)))
         self._reported = b"\0".join([*fields, self._reported])
         if self.running and self.running.done.done():
             self.running = None
-
-    def _finished(self, report: Report) -> None:
-        self.last_status = report.status
-        if report.cwd.startswith("/"):
-            self.cwd = report.cwd
 
     def _died(self, status: int | None) -> None:
         self.death = Death(status)

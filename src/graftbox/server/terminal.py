@@ -13,7 +13,8 @@ _STRING = r"\x1b[\]PX^_](?:[^\x07\x1b]|\x1b(?!\\))*(?:\x07|\x1b\\|$)"
 _CSI = r"\x1b\[([0-?]*)[ -/]*([@-~])"
 _OTHER = r"\x1b[ -/]*[0-~]?"
 _TOKEN = re.compile(f"{_STRING}|{_CSI}|{_OTHER}|[\\x00-\\x08\\x0b-\\x1f\\x7f]")
-_INVISIBLE = re.compile(f"{_STRING}|\\x1b\\[[0-?]*[ -/]*m|\\x1b[()][0-9A-Za-z]|[\\x00\\x07\\x0e\\x0f\\x7f]")
+_UNSEEN = r"[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f]"
+_INVISIBLE = re.compile(f"{_STRING}|\\x1b\\[[0-?]*[ -/]*m|\\x1b[()][0-9A-Za-z]|{_UNSEEN}")
 _CONTROL = re.compile(r"[\x08\x0b\x0c\r\x1b]")
 _FARTHEST = 10_000
 

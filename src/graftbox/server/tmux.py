@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -43,6 +44,7 @@ _OPTIONS: tuple[tuple[str, ...], ...] = (
 )
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]+")
 _TEXT_AT_ONCE = 1000
+_NUDGES = (0.01, 0.02, 0.05, 0.1, 0.3, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class Pane(asyncio.Protocol):
         self.tmux = tmux
         self.id = ""
         self.pid = 0
+        self.parent = 0
+        self.control: ControlClient | None = None
+        self.exit_handle: int | None = None
         self.dead = False
         self.listener: Listener | None = None
         self.hello = b""
@@ -95,6 +100,32 @@ class Pane(asyncio.Protocol):
         self.hello += data
         if b"\n" in self.hello or len(self.hello) > 200:
             self.tmux.introduce(self)
+
+    def watch(self) -> None:
+        """Learn of the shell's end from the kernel as well; Linux before 5.3 has only tmux's word."""
+        with contextlib.suppress(OSError):
+            self.exit_handle = os.pidfd_open(self.pid)
+            asyncio.get_running_loop().add_reader(self.exit_handle, self._ended)
+
+    def unwatch(self) -> None:
+        if self.exit_handle is not None:
+            asyncio.get_running_loop().remove_reader(self.exit_handle)
+            os.close(self.exit_handle)
+            self.exit_handle = None
+
+    def _ended(self) -> None:
+        self.unwatch()
+        self.nudging = asyncio.get_running_loop().create_task(self._nudge())
+
+    async def _nudge(self) -> None:
+        """Make tmux look: now and then it misses the SIGCHLD that tells it, and leaves the shell a zombie."""
+        for delay in _NUDGES:
+            await asyncio.sleep(delay)
+            if self.dead:
+                return
+            with contextlib.suppress(OSError):
+                os.kill(self.parent, signal.SIGCHLD)
+        self.tmux.died(self, None)
 
     def eof_received(self) -> bool:
         # The end of the socket is not the end of the pane: the shell may have replaced itself (exec).
@@ -133,7 +164,9 @@ class Tmux:
                 else:
                     await self.control.command("new-window", "-d", "--", *launcher)
             async with asyncio.timeout(LAUNCH_SECONDS):
-                return await ready
+                pane = await ready
+            pane.control = self.control
+            return pane
         except (TimeoutError, OSError) as error:
             raise TmuxError(f"The shell's launcher did not start under tmux: {error}") from error
         finally:
@@ -168,13 +201,14 @@ class Tmux:
     def introduce(self, pane: Pane) -> None:
         """A launcher has called: give it its program if its token is one we handed out (once)."""
         words = pane.hello.decode("ascii", "replace").split()
-        entry = self.expected.get(words[0]) if len(words) == 3 else None
+        entry = self.expected.get(words[0]) if len(words) == 4 else None
         if entry is None or entry[2].done():
             pane.transport.close()
             return
         program, pane.listener, ready = entry
-        pane.id, pane.pid = words[1], int(words[2])
+        pane.id, pane.pid, pane.parent = words[1], int(words[2]), int(words[3])
         self.panes[pane.id] = pane
+        pane.watch()
         pane.write(program.packed())
         ready.set_result(pane)
 
@@ -205,12 +239,13 @@ class Tmux:
 
     async def close_pane(self, pane: Pane) -> None:
         """Remove the pane and end what still runs in its foreground."""
-        self.panes.pop(pane.id, None)
+        self._forget(pane)
         pane.dead = True
+        pane.unwatch()
         pane.transport.close()
-        if self.control and not self.control.closed:
+        if pane.control and not pane.control.closed:
             with contextlib.suppress(TmuxError):
-                await self.control.command("kill-pane", "-t", pane.id)
+                await pane.control.command("kill-pane", "-t", pane.id)
 
     async def close(self) -> None:
         """End the tmux server and every shell in it."""
@@ -227,6 +262,11 @@ class Tmux:
             self.client.terminate()
             self.client.wait()
 
+    def _forget(self, pane: Pane) -> None:
+        # After a restart of tmux the same number names another pane.
+        if self.panes.get(pane.id) is pane:
+            del self.panes[pane.id]
+
     def _output(self, pane: str, data: bytes) -> None:
         if (target := self.panes.get(pane)) and target.listener:
             target.listener.output(data)
@@ -238,19 +278,21 @@ class Tmux:
             return
         if pane := self.panes.get(words[2]):
             status = words[3] if len(words) > 3 else ""
-            self._died(pane, int(status) if status.lstrip("-").isdigit() else None)
+            self.died(pane, int(status) if status.lstrip("-").isdigit() else None)
 
     def _gone(self) -> None:
         for pane in list(self.panes.values()):
-            self._died(pane, None)
+            self.died(pane, None)
         for _, _, ready in self.expected.values():
             if not ready.done():
                 ready.set_exception(TmuxError("tmux ended while a shell was starting"))
 
-    def _died(self, pane: Pane, status: int | None) -> None:
+    def died(self, pane: Pane, status: int | None) -> None:
+        """Tell the owner, once, that the pane's program has ended."""
         if not pane.dead:
             pane.dead = True
-            self.panes.pop(pane.id, None)
+            pane.unwatch()
+            self._forget(pane)
             pane.transport.close()
             if pane.listener:
                 pane.listener.died(status)

@@ -1,0 +1,97 @@
+"""A real server on loopback, with a real tmux and a real bash, and a small client for it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOURCE = Path(__file__).parents[3] / "src"
+
+
+class Client:
+    """One connection to one server; `ask` returns status and decoded JSON."""
+
+    def __init__(self, port: int, folder: Path, process: subprocess.Popen[str]) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.port, self.folder, self.process = port, folder, process
+
+    def ask(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        self.connection.request(method, path, data, headers or {})
+        response = self.connection.getresponse()
+        return response.status, json.loads(response.read())
+
+    def act(self, kind: str, timeout: float | None = 30, **args: object) -> Any:
+        action = {"action": kind, "args": args, "timeout": timeout}
+        status, answer = self.ask("POST", "/execute_action", {"action": action})
+        assert status == 200, answer
+        return answer
+
+    def run(self, command: str, timeout: float | None = 30, **args: object) -> Any:
+        return self.act("run", timeout, command=command, **args)
+
+    def output(self, command: str) -> str:
+        answer = self.run(command)
+        assert answer["extras"]["metadata"]["exit_code"] == 0, answer
+        content = answer["content"]
+        assert isinstance(content, str)
+        return content
+
+    def code(self, command: str) -> int:
+        code = self.run(command)["extras"]["metadata"]["exit_code"]
+        assert isinstance(code, int)
+        return code
+
+
+def plain_environment(folder: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(SOURCE), "LANG": "C.UTF-8"}
+
+
+Start = Callable[..., Client]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts servers: ``start(*arguments, environment=…)``, in a fresh working folder, open unless told."""
+    clients: list[Client] = []
+
+    def go(*arguments: str, environment: dict[str, str] | None = None, auth: bool = False) -> Client:
+        folder = tmp_path_factory.mktemp("work").resolve()
+        words = [sys.executable, "-B", "-m", "graftbox.server", "0", "--working-dir", str(folder)]
+        process = subprocess.Popen(
+            [*words, *([] if auth else ["--no-auth"]), *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**plain_environment(folder), "NO_CHANGE_TIMEOUT_SECONDS": "1", **(environment or {})},
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("Listening on"):
+                clients.append(Client(int(line.rsplit(":", 1)[1]), folder, process))
+                return clients[-1]
+        raise AssertionError(f"the server exited with {process.wait()}")
+
+    yield go
+    for client in clients:
+        client.connection.close()
+        client.process.terminate()
+        assert client.process.wait(20) == 0
+        assert client.process.stderr is not None
+        client.process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def client(start: Start) -> Client:
+    """A server shared by the tests of one module."""
+    return start()

@@ -1,0 +1,273 @@
+"""What an agent experiences in the persistent shell."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def metadata(answer: Any) -> Any:
+    return answer["extras"]["metadata"]
+
+
+def test_two_hundred_quick_commands_lose_nothing(client: Any) -> None:
+    for number in range(200):
+        assert client.output(f"echo token_{number}") == f"token_{number}"
+
+
+def test_state_stays_between_commands(client: Any) -> None:
+    client.output("cd /tmp && export COLOUR=blue && f() { echo in f; }")
+    assert client.output('echo "$PWD $COLOUR"; f') == "/tmp blue\nin f"
+    assert metadata(client.run(f"cd {client.folder}"))["working_dir"] == str(client.folder)
+
+
+def test_the_status_of_the_last_command_is_seen_by_the_next(client: Any) -> None:
+    assert client.code("(exit 42)") == 42
+    assert client.output("echo $?") == "42"
+    assert client.output("echo $?") == "0"
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("cat <<'EOF'\na 'quoted' \"line\"\n\t$HOME `x` \\\nEOF", "a 'quoted' \"line\"\n\t$HOME `x` \\"),
+        ("printf '%s' \"a'b\\\"c\"", "a'b\"c"),
+        ("for i in 1 2 3; do\n  echo $i\ndone", "1\n2\n3"),
+        ("echo é ☃ 😀", "é ☃ 😀"),
+        ("printf '\\033[31mred\\033[0m plain\\n'", "red plain"),
+        ("printf 'ten\\rTEN\\n'", "TEN"),
+        ("printf 'a\\tb  \\nc\\n'", "a\tb  \nc"),
+        ("echo $'one\\x01two'", "onetwo"),
+        ("echo hi; # a comment", "hi"),
+        ("echo '!!' !x", "!! !x"),
+    ],
+)
+def test_output_is_exactly_what_was_printed(client: Any, command: str, expected: str) -> None:
+    assert client.output(command) == expected
+
+
+def test_a_command_that_is_no_bash_fails_and_the_next_one_works(client: Any) -> None:
+    for command in ("echo 'unbalanced", "if true; then", ")", "((", "fi", "${", "cat <<EOF\nnever ended"):
+        client.run(command)
+        assert client.output("echo fine") == "fine"
+
+
+def test_a_command_of_a_hundred_kilobytes_arrives_whole(client: Any) -> None:
+    text = "0123456789" * 10_000
+    expected = hashlib.sha256(text.encode()).hexdigest()
+    assert client.output(f"printf %s '{text}' | sha256sum | cut -d' ' -f1") == expected
+
+
+def test_megabytes_of_output_come_back_cut_in_the_middle(client: Any) -> None:
+    answer = client.run("seq 1 500000")
+    content = answer["content"]
+    assert content.startswith("1\n2\n3\n")
+    assert content.endswith("499999\n500000")
+    assert "[... Observation truncated due to length ...]" in content
+    assert len(content) == 30_000 + len("\n[... Observation truncated due to length ...]\n")
+    assert client.output("echo after") == "after"
+
+
+def test_hidden_output_comes_back_whole(client: Any) -> None:
+    content = client.run("seq 1 20000", hidden=True)["content"]
+    assert content == "\n".join(map(str, range(1, 20_001)))
+
+
+def test_binary_output_does_no_harm(client: Any) -> None:
+    assert client.code("head -c 200000 /dev/urandom") == 0
+    assert client.output("echo after") == "after"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "PS1='prompt> '",
+        "PROMPT_COMMAND='echo noise'",
+        "trap 'echo debug >/dev/null' DEBUG",
+        "set -x; set +x",
+        "set -u",
+        "alias builtin=false eval=false",
+        "trap '' INT",
+        "PS0='noise'; PS2='noise'",
+        "IFS=x",
+        "exec 5>&1",
+        "shopt -s extglob nullglob; set -f",
+    ],
+)
+def test_shell_settings_do_not_disturb_the_answers(start: Any, settings: str, client: Any) -> None:
+    client.run(settings)
+    try:
+        assert client.output("echo one; echo two") == "one\ntwo"
+        assert client.output("printf '%s' three") == "three"
+        assert client.code("false") == 1
+    finally:
+        client.run("PROMPT_COMMAND=; unset IFS PS0; trap - DEBUG INT; set +uf; unalias -a")
+
+
+def shell_pid(client: Any) -> int:
+    return int(client.output("echo $$"))
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("exit 3", 3, "exited with exit code 3"),
+        ("set -e; false", 1, "exited with exit code 1"),
+        ("exec sh -c 'echo replaced; exit 5'", 5, "exited with exit code 5"),
+        ("kill -9 $$", 137, "killed by signal 9"),
+    ],
+)
+def test_a_shell_that_ends_says_so_and_the_next_command_works(
+    client: Any, command: str, code: int, said: str
+) -> None:
+    client.output(f"cd {client.folder}; mkdir -p deep; cd deep")
+    answer = client.run(command)
+    assert metadata(answer)["exit_code"] == code
+    assert said in metadata(answer)["suffix"]
+    assert client.output("pwd") == f"{client.folder}/deep"
+    assert client.code("true") == 0
+
+
+def test_a_shell_killed_between_commands_is_replaced_and_it_is_said(client: Any) -> None:
+    os.kill(shell_pid(client), signal.SIGKILL)
+    time.sleep(0.3)
+    answer = client.run("echo next")
+    assert answer["content"] == "next"
+    assert "killed by signal 9" in metadata(answer)["prefix"]
+
+
+def test_a_killed_tmux_server_is_replaced(client: Any) -> None:
+    parent = int(client.output("echo $PPID"))
+    os.kill(parent, signal.SIGKILL)
+    time.sleep(0.3)
+    answer = client.run("echo next")
+    assert answer["content"] == "next"
+    assert "terminal of the shell was killed" in metadata(answer)["prefix"]
+
+
+def test_tmux_killed_by_the_command_itself_is_survived(client: Any) -> None:
+    answer = client.run("kill -9 $PPID; sleep 5")
+    assert "terminal of the shell was killed" in metadata(answer)["suffix"]
+    assert client.output("echo next") == "next"
+
+
+def test_silence_is_answered_and_reading_goes_on(client: Any) -> None:
+    first = client.run("echo start; sleep 2.5; echo end")
+    assert first["content"] == "start"
+    assert "no new output after 1 seconds" in metadata(first)["suffix"]
+    assert metadata(first)["exit_code"] == -1
+    busy = client.run("echo nope")
+    assert 'Your command "echo nope" is NOT executed' in metadata(busy)["suffix"]
+    assert metadata(busy)["prefix"] == "[Below is the output of the previous command.]\n"
+    last = client.run("", blocking=True)
+    assert (last["content"], metadata(last)["exit_code"]) == ("end", 0)
+
+
+def test_a_timeout_answers_and_control_c_interrupts(client: Any) -> None:
+    answer = client.run("while :; do echo x; sleep 0.2; done", timeout=1, blocking=True)
+    assert "The command timed out after 1.0 seconds." in metadata(answer)["suffix"]
+    answer = client.run("C-c", is_input=True)
+    assert metadata(answer)["exit_code"] == 130
+    assert answer["content"].endswith("^C")
+    assert "CTRL+C was sent." in metadata(answer)["suffix"]
+
+
+def test_control_c_ends_a_loop_of_builtins(client: Any) -> None:
+    client.run("while :; do :; done", timeout=0.5)
+    assert metadata(client.run("C-c", is_input=True))["exit_code"] == 130
+    assert client.output("echo after") == "after"
+
+
+def test_control_z_stops_and_the_job_can_be_brought_back(client: Any) -> None:
+    client.run("sleep 60", timeout=0.5)
+    answer = client.run("C-z", is_input=True)
+    assert metadata(answer)["exit_code"] == 148
+    assert "Stopped" in answer["content"]
+    client.run("fg", timeout=0.5)
+    assert metadata(client.run("C-c", is_input=True))["exit_code"] == 130
+
+
+def test_control_d_ends_the_input_of_a_program(client: Any) -> None:
+    client.run("cat", timeout=0.5)
+    echoed = client.run("some text", is_input=True)
+    assert echoed["content"] == "some text"
+    assert metadata(client.run("C-d", is_input=True))["exit_code"] == 0
+
+
+def test_input_is_answered_without_its_echo(client: Any) -> None:
+    client.run("read -p 'name? ' x && echo hi $x", timeout=0.5)
+    answer = client.run("Bob", is_input=True)
+    assert (answer["content"], metadata(answer)["exit_code"]) == ("hi Bob", 0)
+
+
+def test_input_for_a_command_that_has_ended_is_not_run_as_a_command(client: Any) -> None:
+    client.run("sleep 0.8; echo over", timeout=0.3)
+    time.sleep(0.8)
+    answer = client.run("touch oops", is_input=True)
+    assert answer["content"] == "over"
+    assert "NOT sent" in metadata(answer)["suffix"]
+    assert not (client.folder / "oops").exists()
+
+
+def test_a_background_job_gives_its_pid_and_holds_nothing_up(client: Any) -> None:
+    answer = client.run("sleep 30 &")
+    pid = metadata(answer)["pid"]
+    assert answer["content"].endswith(str(pid))
+    assert client.output("echo after") == "after"
+    os.kill(pid, signal.SIGKILL)
+    client.run("wait")
+
+
+def test_programs_have_the_terminal_and_nothing_else_open(client: Any) -> None:
+    terminal = client.output("tty")
+    for number in range(3):
+        assert client.output(f"readlink /proc/self/fd/{number}") == terminal
+    assert client.output("ls /proc/self/fd | wc -l") == "4"
+
+
+def test_a_static_command_has_a_shell_of_its_own(client: Any) -> None:
+    client.output("cd /; marker=set")
+    answer = client.run('pwd; echo "[$marker]"', is_static=True, cwd=str(client.folder))
+    assert answer["content"] == f"{client.folder}\n[]"
+    assert client.output('pwd; echo "[$marker]"') == "/\n[set]"
+
+
+def test_no_zombie_is_left_behind(client: Any) -> None:
+    client.run("exit 0")
+    client.output("echo again")
+    states = subprocess.run(
+        ["ps", "-o", "stat=", "--ppid", str(client.process.pid)], capture_output=True, text=True
+    )
+    assert "Z" not in states.stdout
+
+
+def test_the_environment_is_the_containers_own(start: Any, tmp_path: Path) -> None:
+    odd = {
+        "ODD": "a b\tc=d\nsecond line",
+        "PYTHONHOME_OF_THE_BASE": "/x",
+        "LOCPATH": "/nowhere",
+        "TERMINFO": "/nowhere",
+        "TMUX_TMPDIR": "/nowhere",
+        "BASH_ENV": "/nowhere",
+        "SSL_CERT_FILE": "/nowhere",
+        "TMUX": "/nowhere,1,2",
+        "LC_ALL": "xx_YY",
+        "GRAFTBOX_SHELL": "/bin/bash",
+        "SESSION_API_KEY": "unused",
+    }
+    server = start(environment=odd)
+    raw = server.run("env -0 > env.bin")
+    assert metadata(raw)["exit_code"] == 0, raw
+    seen = dict(entry.split("=", 1) for entry in (server.folder / "env.bin").read_text().split("\0") if entry)
+    original = Path(f"/proc/{server.process.pid}/environ").read_bytes().decode().split("\0")
+    expected = dict(entry.split("=", 1) for entry in original if entry)
+    del expected["GRAFTBOX_SHELL"], expected["SESSION_API_KEY"]
+    by_bash = {"PWD": str(server.folder), "SHLVL": "1", "_": seen["_"], "TERM": "screen"}
+    assert seen == {**expected, **by_bash}
