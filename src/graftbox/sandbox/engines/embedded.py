@@ -157,11 +157,12 @@ class EmbeddedEngine:
             )
             close_info.close()
             answer = info.read()
-        # Not our child for long: it is told apart from others by `ProcessId` from here on.
-        process.returncode = 0 if answer else process.wait(10)
-        if not answer:
+        pid = int(json.loads(answer)["child-pid"]) if answer else 0
+        if not answer or not _executed(pid, process):
+            process.wait(10)
             raise _failure(_text(places.log))
-        return int(json.loads(answer)["child-pid"])
+        process.returncode = 0  # not our child for long: `ProcessId` tells it apart from here on
+        return pid
 
     def sandboxes(self) -> list[Sandbox]:
         folder = self._store.root / "sandboxes"
@@ -206,6 +207,23 @@ class EmbeddedEngine:
         if state is None:
             raise NotFoundError(f"There is no sandbox {name!r}; `graftbox ps` lists those that there are.")
         return state
+
+
+def _executed(pid: int, bwrap: subprocess.Popen[bytes]) -> bool:
+    """Waits the few milliseconds in which bubblewrap mounts; False if it gave up before the command ran.
+
+    It tells the pid before it mounts, and gives no sign afterwards but the process's new executable.
+    """
+    try:
+        before = Path(f"/proc/{bwrap.pid}/exe").readlink()
+        while bwrap.poll() is None:
+            with contextlib.suppress(PermissionError):
+                if Path(f"/proc/{pid}/exe").readlink() != before:
+                    return True
+            time.sleep(0.0005)
+    except FileNotFoundError:
+        pass
+    return False
 
 
 class _NoOverlayError(UnsupportedError):
