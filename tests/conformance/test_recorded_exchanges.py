@@ -1,0 +1,122 @@
+"""Exchanges recorded from an OpenHands action execution server 0.62.0, replayed in order against ours.
+
+Every field must equal the recording, except those in differences.json, which must differ and say why. What
+depends on the machine is brought to one form on both sides first: folder, user, host, interpreter, process
+numbers, times.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+SAMPLES = sorted((HERE / "samples").glob("*.json"))
+DIFFERENCES: dict[str, dict[str, str]] = json.loads((HERE / "differences.json").read_text())
+KEY = "conformance"
+# Recorded strings of great length were shortened to "start...<N chars>...end".
+SHORTENED = re.compile(r"\.\.\.<\d+ chars>\.\.\.")
+# The job of one second ends before the next command, not at a random moment.
+PAUSES = {"021_run_bg": 1.2}
+# Bodies that are no JSON could not be recorded as JSON.
+RAW_BODIES = {"076_exec_invalid_json": b"{bad"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    folder = tmp_path_factory.mktemp("workspace").resolve()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "graftbox.server", "0", "--working-dir", str(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder.parent),
+            "PYTHONPATH": str(HERE.parents[1] / "src"),
+            "SESSION_API_KEY": KEY,
+            "NO_CHANGE_TIMEOUT_SECONDS": "1",
+            "LANG": "C.UTF-8",
+        },
+    )
+    assert process.stderr is not None
+    line = next(line for line in process.stderr if line.startswith("Listening on"))
+    # The model's workspace held two hidden folders, of its editor and its browser.
+    for name in (".vscode", ".downloads"):
+        (folder / name).mkdir()
+    yield int(line.rsplit(":", 1)[1]), folder
+    process.terminate()
+    assert process.wait(20) == 0
+    process.stderr.close()
+
+
+def flat(value: object, path: str = "response") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from flat(item, f"{path}.{key}")
+    else:
+        yield path, value
+
+
+def common(path: str, value: object) -> object:
+    """``value`` without what depends on the machine or the moment."""
+    name = path.rsplit(".", 1)[-1]
+    if name in ("username", "hostname", "py_interpreter_path") and value is not None:
+        return "<known>"
+    if name == "pid" and isinstance(value, int) and value > 0:
+        return "<pid>"
+    if path.startswith("response.resources") or name in ("uptime", "idle_time"):
+        return "<number>" if isinstance(value, int | float) else value
+    if isinstance(value, str):
+        value = re.sub(r"^(\[\d+\]) \d+$|^(/\n)\d+$", r"\1\2<pid>", value)
+        value = re.sub(r"after 10 seconds", "after 1 seconds", value)
+    return value
+
+
+def same(recorded: object, ours: object) -> bool:
+    if isinstance(recorded, str) and isinstance(ours, str) and (cut := SHORTENED.search(recorded)):
+        head, tail = recorded[: cut.start()], recorded[cut.end() :]
+        return ours.startswith(head) and ours.endswith(tail)
+    return type(recorded) is type(ours) and recorded == ours
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+def test_the_answer_is_the_recorded_one(sample: Path, server: tuple[int, Path]) -> None:
+    port, folder = server
+    recorded = json.loads(sample.read_text().replace("/workspace", str(folder)))
+    request = recorded["request"]
+    body: Any = RAW_BODIES.get(sample.stem)
+    if body is None and request["body"] is not None:
+        body = json.dumps(request["body"])
+    headers = {} if "noauth" in sample.stem else {"X-Session-API-Key": KEY}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(request["method"], request["path"], body, headers)
+    response = connection.getresponse()
+    status, content_type = response.status, response.getheader("content-type")
+    answer = json.loads(response.read())
+    connection.close()
+    time.sleep(PAUSES.get(sample.stem, 0))
+
+    assert status == recorded["status"]
+    assert content_type == "application/json"
+    theirs, ours = dict(flat(recorded["response"])), dict(flat(answer))
+    assert ours.keys() == theirs.keys()
+    excused = DIFFERENCES.get(sample.stem, {})
+    different = {path for path in ours if not same(common(path, theirs[path]), common(path, ours[path]))}
+    assert {path: (theirs[path], ours[path]) for path in different - excused.keys()} == {}
+    # What depends on the moment may happen to be the same.
+    certain = {path for path, why in excused.items() if not why.startswith("Timing:")}
+    assert certain <= different, "differences.json excuses what no longer differs"
+
+
+def test_every_difference_belongs_to_a_sample() -> None:
+    assert DIFFERENCES.keys() <= {sample.stem for sample in SAMPLES}
