@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from graftbox.bundle import build as building
+from graftbox.bundle.build import Job, current
+from graftbox.bundle.lock import Lock
+from graftbox.bundle.manifest import Layer
+from graftbox.bundle.recipe import Recipe
+from graftbox.errors import NotFoundError
+from graftbox.store import Store
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job.of(arch="amd64", store=Store(tmp_path))
+
+
+def test_nothing_is_current_in_an_empty_cache(tmp_path: Path) -> None:
+    assert current("amd64", store=Store(tmp_path)) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_saved_bundle_is_current_while_its_layers_are_there(job: Job) -> None:
+    digest = job.store.put(b"layer")
+    made = job.save([Layer("core", "core", digest, digest, 5, 5, 1)])
+    assert current("amd64", store=job.store) == made
+    assert current("arm64", store=job.store) is None
+    job.store.blob_path(digest).unlink()
+    assert current("amd64", store=job.store) is None
+
+
+def test_layers_are_the_components_and_the_server_last(job: Job) -> None:
+    assert job.layer_names == ["core", "server"]
+
+
+def test_the_server_layer_is_the_same_on_every_architecture(job: Job) -> None:
+    other = dataclasses.replace(job, arch="arm64")
+    assert other.key("server") == job.key("server")
+    assert other.key("core") != job.key("core")
+
+
+def test_a_change_of_staging_remakes_the_component_only(job: Job) -> None:
+    core = dataclasses.replace(job.recipe.component("core"), stage={"folders": ["new"]})
+    recipe = dataclasses.replace(job.recipe, components={"core": core})
+    other = dataclasses.replace(job, recipe=recipe)
+    assert other.key("core") != job.key("core")
+    assert other.key("server") == job.key("server")
+
+
+def test_an_edit_of_the_server_remakes_the_server_only(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = job.key("core"), job.key("server")
+    digest_of_code = building._digest_of_code
+    monkeypatch.setattr(
+        building,
+        "_digest_of_code",
+        lambda names: digest_of_code(names) + ("edited" if "server" in names else ""),
+    )
+    assert job.key("core") == before[0]
+    assert job.key("server") != before[1]
+
+
+def test_every_file_that_decides_a_layer_is_part_of_its_key() -> None:
+    """Whoever adds a module to the builder must add it to BUILDER_CODE."""
+    assert len(building._code(building.BUILDER_CODE)) == len(building.BUILDER_CODE)
+    folder = building.PACKAGE / "bundle"
+    listed = {Path(name).stem for name in building.BUILDER_CODE}
+    imported = {
+        name
+        for module in ("stage", "relocation", "bytecode", "layers")
+        for line in (folder / f"{module}.py").read_text().splitlines()
+        if line.startswith("from graftbox.bundle import ")
+        for name in line.removeprefix("from graftbox.bundle import ").split(", ")
+    }
+    assert imported <= listed
+
+
+def test_an_unknown_component_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no component 'nope'"):
+        Job.of(arch="amd64", components=["core", "nope"], store=Store(tmp_path))
+
+
+def test_an_architecture_without_lock_is_named(tmp_path: Path) -> None:
+    recipe = Recipe.builtin()
+    lock = dataclasses.replace(Lock.of(recipe), architectures={})
+    with pytest.raises(NotFoundError, match="no architecture 'arm64'"):
+        Job.of(recipe, "arm64", store=Store(tmp_path), lock=lock)
