@@ -7,9 +7,11 @@ no TLS, no upgrade, no access log. A client that goes away does not cancel the a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -233,6 +235,7 @@ class Host:
         self.connections: set[Connection] = set()
         self.servers: list[asyncio.Server] = []
         self.port: int | None = None
+        self.path: str | None = None
 
     async def listen(self, host: str, port: int | None, path: str | None) -> None:
         """Accept on ``host:port`` (None: no TCP; 0: a free port, then in ``port``) and on the socket
@@ -245,6 +248,7 @@ class Host:
             self.servers.append(server)
         if path is not None:
             self.servers.append(await loop.create_unix_server(self._connection, path, backlog=512))
+            self.path = path
             # Who may connect is the folder's business, and the key's: the client is another user outside.
             os.chmod(path, 0o666)  # noqa: PTH101
 
@@ -256,4 +260,7 @@ class Host:
             server.close()
         for connection in list(self.connections):
             connection.transport.close()
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                Path(self.path).unlink()
         await asyncio.sleep(0)
