@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from graftbox.bundle.content import File, Link, Node
+from graftbox.bundle.content import File, Link
 from graftbox.errors import FormatError, UnsupportedError
 
 AR_MAGIC = b"!<arch>\n"
@@ -33,7 +33,7 @@ class _Section:
         return data
 
 
-def nodes(path: Path, origin: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Node]]:
+def nodes(path: Path, origin: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, File | Link]]:
     """Each wanted file and link of a ``.deb``, in its order. ``origin`` names the package in messages."""
     try:
         with path.open("rb") as stream:
@@ -74,7 +74,7 @@ def _data(stream: IO[bytes], origin: str) -> IO[bytes]:
     raise ValueError("it has no data.tar")
 
 
-def _members(data: IO[bytes], origin: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Node]]:
+def _members(data: IO[bytes], origin: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, File | Link]]:
     with tarfile.open(fileobj=data, mode="r|") as archive:
         for member in archive:
             name = member.name.removeprefix("./").strip("/")
