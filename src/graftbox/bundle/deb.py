@@ -74,7 +74,9 @@ def _data(stream: IO[bytes], origin: str) -> IO[bytes]:
     raise ValueError("it has no data.tar")
 
 
-def _members(data: IO[bytes], origin: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, File | Link]]:
+def _members(
+    data: IO[bytes], origin: str, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, File | Link]]:
     with tarfile.open(fileobj=data, mode="r|") as archive:
         for member in archive:
             name = member.name.removeprefix("./").strip("/")
