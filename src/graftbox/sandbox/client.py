@@ -7,7 +7,7 @@ with Client(sandbox.url, sandbox.key) as client:
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 
 from graftbox.errors import FormatError, TransportError, UsageError
+from graftbox.sandbox.sockets import listens, short_path
 
 KEY_HEADER = "X-Session-API-Key"
 FIRST_PAUSE = 0.002
@@ -48,10 +49,12 @@ class Client:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url
-        self._folder: int | None = None
+        self._open = contextlib.ExitStack()
+        self._socket: str | None = None
         headers = {KEY_HEADER: key} if key else {}
         if url.startswith("unix://"):
-            transport = httpx2.HTTPTransport(uds=self._short_path(Path(url.removeprefix("unix://"))))
+            self._socket = self._open.enter_context(short_path(Path(url.removeprefix("unix://"))))
+            transport = httpx2.HTTPTransport(uds=self._socket)
             address = "http://sandbox"
         elif url.startswith(("http://", "https://")):
             transport, address = httpx2.HTTPTransport(), url
@@ -61,18 +64,9 @@ class Client:
             transport=transport, base_url=address, headers=headers, timeout=30, trust_env=False
         )
 
-    def _short_path(self, path: Path) -> str:
-        """The socket by way of its open folder: a Unix socket's path may be 107 bytes at most."""
-        if len(os.fsencode(path)) <= 107:
-            return str(path)
-        self._folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._folder}/{path.name}"
-
     def close(self) -> None:
         self._http.close()
-        if self._folder is not None:
-            os.close(self._folder)
-            self._folder = None
+        self._open.close()
 
     def __enter__(self) -> Client:
         return self
@@ -84,6 +78,8 @@ class Client:
 
     def alive(self) -> bool:
         """Whether the server answers now."""
+        if self._socket is not None and not listens(self._socket):
+            return False
         try:
             return self._http.get("/alive", timeout=5).status_code == 200
         except httpx2.TransportError:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import posixpath
 from pathlib import Path
 
+from graftbox.errors import FormatError
+
 MAX_LINKS = 40
 
 
 def guest_path(rootfs: Path, path: str) -> str:
-    """``path`` with its links followed inside ``rootfs``, which it never leaves. Absolute; may not exist."""
+    """``path`` with its links followed inside ``rootfs``, which it never leaves. Absolute; may not exist.
+
+    Raises `FormatError` for links that go in circles.
+    """
     pending = [part for part in path.split("/") if part]
     done = "/"
     links = 0
@@ -22,8 +27,10 @@ def guest_path(rootfs: Path, path: str) -> str:
             continue
         here = posixpath.join(done, part)
         on_disk = rootfs / here.lstrip("/")
-        if on_disk.is_symlink() and links < MAX_LINKS:
+        if on_disk.is_symlink():
             links += 1
+            if links > MAX_LINKS:
+                raise FormatError(f"The image's links at {path} go in circles; nothing can be mounted there.")
             target = str(on_disk.readlink())
             if target.startswith("/"):
                 done = "/"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftbox.errors import NotFoundError
+from graftbox.errors import FormatError, NotFoundError
 from graftbox.sandbox.rootfs import inside
 
 
@@ -66,7 +66,7 @@ def _entries(rootfs: Path, path: str, columns: int) -> Iterator[list[str]]:
     """The well-formed lines of a passwd or group file; a missing or odd file has none."""
     try:
         text = inside(rootfs, path).read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
+    except (OSError, FormatError):
         return
     for line in text.splitlines():
         fields = line.split(":")

@@ -15,6 +15,7 @@ import httpx2
 
 from graftbox.errors import NotFoundError, TransportError, UnsupportedError, UsageError
 from graftbox.sandbox.engines import no_mount
+from graftbox.sandbox.sockets import listens
 from graftbox.sandbox.spec import (
     GUEST_PORT,
     GUEST_SOCKET,
@@ -58,6 +59,8 @@ class DockerEngine:
 
     def running(self) -> bool:
         """Whether the daemon answers."""
+        if self.host.startswith("unix://") and not listens(self.host.removeprefix("unix://")):
+            return False
         try:
             return self._http.get("/_ping", timeout=5).status_code == 200
         except httpx2.TransportError:
