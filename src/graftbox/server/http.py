@@ -40,6 +40,7 @@ class Exchange:
         self.disconnected = False
         self.arrived = asyncio.Event()
         self.status = 0
+        self.head = b""
 
     async def receive(self) -> Message:
         while not (self.body or self.complete or self.disconnected):
@@ -58,12 +59,15 @@ class Exchange:
             # An unread request body would be taken for the next request: close instead.
             if not self.complete:
                 headers.append((b"connection", b"close"))
-            self.connection.write(h11.Response(status_code=self.status, headers=headers))
+            # Kept for the first part of the body, so that a short answer is one packet.
+            self.head = self.connection.encode(h11.Response(status_code=self.status, headers=headers))
         else:
+            data, self.head = self.head, b""
             if body := message.get("body", b""):
-                self.connection.write(h11.Data(data=body))
+                data += self.connection.encode(h11.Data(data=body))
             if not message.get("more_body", False):
-                self.connection.write(h11.EndOfMessage())
+                data += self.connection.encode(h11.EndOfMessage())
+            self.connection.write(data)
             await self.connection.drain()
 
     async def run(self, application: Application) -> None:
@@ -129,11 +133,12 @@ class Connection(asyncio.Protocol):
     async def drain(self) -> None:
         await self.writable.wait()
 
-    def write(self, event: h11.Event) -> None:
-        if not self.transport.is_closing():
-            data = self.http.send(event)
-            if data:
-                self.transport.write(data)
+    def encode(self, event: h11.Event) -> bytes:
+        return self.http.send(event) or b""
+
+    def write(self, data: bytes) -> None:
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
 
     async def refuse(self, status: int, detail: bytes) -> None:
         """Answer ``{"detail": …}`` and close; for what never reached the application, or failed in it."""
@@ -146,9 +151,8 @@ class Connection(asyncio.Protocol):
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
         ]
-        self.write(h11.Response(status_code=status, headers=headers))
-        self.write(h11.Data(data=body))
-        self.write(h11.EndOfMessage())
+        events = (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage())
+        self.write(b"".join(map(self.encode, events)))
         self.transport.close()
 
     def _pump(self) -> None:
@@ -175,7 +179,7 @@ class Connection(asyncio.Protocol):
             self.idle.cancel()
         self.exchange = Exchange(self, request)
         if self.http.they_are_waiting_for_100_continue:
-            self.write(h11.InformationalResponse(status_code=100, headers=[]))
+            self.write(self.encode(h11.InformationalResponse(status_code=100, headers=[])))
         self._spawn(self._serve(self.exchange))
 
     def _feed(self, exchange: Exchange, event: object) -> None:

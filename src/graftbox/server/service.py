@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import signal
 import sys
 
@@ -27,7 +27,7 @@ async def serve(settings: Settings, environment: Environment) -> None:
         loop.add_signal_handler(number, stop.set)
     key = settings.key
     if settings.auth and key is None:
-        key = secrets.token_urlsafe(24)
+        key = os.urandom(24).hex()
         print(f"SESSION_API_KEY is not set; this session's key is {key}", file=sys.stderr, flush=True)
     sandbox = Sandbox(settings, environment)
     server = Host(App(sandbox, key))

@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import re
-import secrets
 import time
 from dataclasses import dataclass
 
@@ -136,7 +135,7 @@ class Shell:
             )
 
     async def _launch(self, path: str, options: tuple[str, ...]) -> None:
-        self._nonce = secrets.token_hex(8)
+        self._nonce = os.urandom(8).hex()
         self._marks = Marks(self._nonce)
         self._reported = b""
         self.last_status = 0

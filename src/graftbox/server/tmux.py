@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import re
-import secrets
 import signal
 import socket
 import subprocess
@@ -153,7 +152,7 @@ class Tmux:
     async def open(self, program: Program, listener: Listener) -> Pane:
         """A new pane running ``program``; raises `TmuxError` when it does not come up."""
         loop = asyncio.get_running_loop()
-        token = secrets.token_hex(16)
+        token = os.urandom(16).hex()
         ready: asyncio.Future[Pane] = loop.create_future()
         self.expected[token] = program, listener, ready
         launcher = (sys.executable, "-ISB", _LAUNCHER, str(self.folder / "shell"), token)
