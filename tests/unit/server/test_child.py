@@ -1,0 +1,82 @@
+"""The base image's own program beside the server, and the server's end."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[3] / "src"
+
+
+def run_server(folder: Path, *child: str) -> tuple[subprocess.Popen[str], int]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "graftbox.server", "0", "--no-auth", "--", *child],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE), "GRAFTBOX_SECRET": "x", "OWN": "kept"},
+    )
+    assert process.stderr is not None
+    line = next(line for line in process.stderr if line.startswith("Listening on"))
+    return process, int(line.rsplit(":", 1)[1])
+
+
+def alive(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/alive")
+    status = connection.getresponse().status
+    connection.close()
+    return status == 200
+
+
+def test_the_child_has_the_original_environment_and_folder_and_its_end_is_only_logged(tmp_path: Path) -> None:
+    process, port = run_server(tmp_path, "sh", "-c", 'pwd; echo "$OWN[$GRAFTBOX_SECRET]"; exit 4')
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == str(tmp_path.resolve())
+    assert process.stdout.readline() == "kept[]\n"
+    time.sleep(0.2)
+    assert alive(port)
+    process.terminate()
+    _, log = process.communicate(timeout=20)
+    assert "sh exited with exit code 4; the server goes on." in log
+    assert process.returncode == 0
+
+
+def test_a_child_that_can_not_start_is_logged(tmp_path: Path) -> None:
+    process, port = run_server(tmp_path, "/no/such/program")
+    assert alive(port)
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate(timeout=20)
+    assert "/no/such/program could not be started" in log
+    assert process.returncode == 0
+
+
+def test_the_child_ends_with_the_server(tmp_path: Path) -> None:
+    process, _ = run_server(tmp_path, "sh", "-c", "echo $$; exec sleep 300")
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    process.terminate()
+    process.communicate(timeout=20)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_port_in_use_is_an_error_that_says_so(tmp_path: Path) -> None:
+    process, port = run_server(tmp_path, "true")
+    words = [sys.executable, "-m", "graftbox.server", str(port), "--no-auth"]
+    second = subprocess.run(
+        words, capture_output=True, text=True, env={"PYTHONPATH": str(SOURCE)}, timeout=20
+    )
+    assert second.returncode == 1
+    assert f"port {port}" in second.stderr
+    assert "Traceback" not in second.stderr
+    process.terminate()
+    process.communicate(timeout=20)
