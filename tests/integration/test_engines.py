@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.bases import reference
-from tests.integration.conftest import Docker, missing, program
+from tests.integration.conftest import Docker, Registry, missing, program
 
 from graftbox.errors import UnsupportedError
 from graftbox.sandbox.client import Client
@@ -168,6 +168,23 @@ def test_a_runtime_image_runs_without_any_mount(engine: str) -> None:
     assert done.returncode == 1  # grep found none
     assert "action-execution-server" in done.stdout
     assert done.stdout.endswith("\n0\n")
+
+
+@pytest.mark.parametrize("name", ["docker", "embedded"])
+@pytest.mark.parametrize("deliver", ["mount", "graft"])
+def test_a_registrys_image_is_fetched(
+    name: str, deliver: str, registry: Registry, skopeo: Callable[..., str], request: pytest.FixtureRequest
+) -> None:
+    if name == "docker":
+        request.getfixturevalue("dockerd")
+    image = f"{registry.address}/bases/{name}-{deliver}"
+    skopeo("copy", "-q", "--dest-tls-verify=false", reference("busybox"), f"docker://{image}:1")
+    options = ("--engine", name, "--deliver", deliver)
+    assert graftbox("run", *options, f"docker://{image}:1", "--", "uname -s").stdout == "Linux\n"
+    gone = graftbox("run", *options, f"{image}:2", "--", "true", check=False)
+    assert gone.returncode == 1
+    assert f"{image}:2" in gone.stderr
+    assert "Traceback" not in gone.stderr
 
 
 def test_options_reach_the_sandbox(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -72,13 +73,16 @@ class DockerEngine:
     def pull(self, name: str) -> None:
         """Lets the engine fetch an image from its registry, with the credentials of the user's own login."""
         reference = name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
-        with self._http.stream(
-            "POST",
-            f"/{API}/images/create",
-            params={"fromImage": reference},
-            headers=_registry_login(reference),
-            timeout=None,
-        ) as answer:
+        with (
+            self._in_words(),
+            self._http.stream(
+                "POST",
+                f"/{API}/images/create",
+                params={"fromImage": reference},
+                headers=_registry_login(reference),
+                timeout=None,
+            ) as answer,
+        ):
             if answer.status_code != 200:
                 answer.read()
                 raise NotFoundError(f"{self.name} cannot pull {reference}: {_message(answer)}")
@@ -95,7 +99,8 @@ class DockerEngine:
                     yield chunk
 
         headers = {"Content-Type": "application/x-tar"}
-        answer = self._http.post(f"/{API}/images/load", content=chunks(), headers=headers, timeout=None)
+        with self._in_words():
+            answer = self._http.post(f"/{API}/images/load", content=chunks(), headers=headers, timeout=None)
         if answer.status_code != 200 or '"error"' in answer.text:
             raise TransportError(f"{self.name} cannot load an image: {_message(answer)}")
         # Podman reads such files as OCI archives and makes names of its own.
@@ -169,9 +174,11 @@ class DockerEngine:
     def logs(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
         self._known(name)
         wanted = {"stdout": "1", "stderr": "1", "follow": str(int(follow))}
-        with self._http.stream(
-            "GET", f"/{API}/containers/{name}/logs", params=wanted, timeout=None if follow else 30
-        ) as answer:
+        path, timeout = f"/{API}/containers/{name}/logs", None if follow else 30
+        with (
+            self._in_words(),
+            self._http.stream("GET", path, params=wanted, timeout=timeout) as answer,
+        ):
             if answer.status_code != 200:
                 answer.read()
                 raise TransportError(f"{self.name} gives no log of {name!r}: {_message(answer)}")
@@ -217,6 +224,16 @@ class DockerEngine:
             return NotFoundError(f"{self.name} has no image {spec.label}: {message}.")
         return TransportError(f"{self.name} cannot start the sandbox: {message}")
 
+    @contextlib.contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx2.TransportError as error:
+            raise TransportError(
+                f"{self.name} at {self.host} could not be reached ({error}); start it, set DOCKER_HOST, "
+                "or use --engine embedded."
+            ) from error
+
     def _ask(
         self,
         method: str,
@@ -227,15 +244,10 @@ class DockerEngine:
         allow: tuple[int, ...] = (),
         timeout: float = 60,
     ) -> httpx2.Response:
-        try:
+        with self._in_words():
             answer = self._http.request(
                 method, f"/{API}{path}", params=dict(params or {}), json=json, timeout=timeout
             )
-        except httpx2.TransportError as error:
-            raise TransportError(
-                f"{self.name} at {self.host} could not be reached ({error}); start it, set DOCKER_HOST, "
-                "or use --engine embedded."
-            ) from error
         if answer.status_code >= 400 and answer.status_code not in allow:
             raise TransportError(f"{self.name} refused {method} {path}: {_message(answer)}")
         return answer
