@@ -89,28 +89,40 @@ def same(recorded: object, ours: object) -> bool:
     return type(recorded) is type(ours) and recorded == ours
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
-def test_the_answer_is_the_recorded_one(sample: Path, server: tuple[int, Path]) -> None:
-    port, folder = server
-    recorded = json.loads(sample.read_text().replace("/workspace", str(folder)))
-    request = recorded["request"]
-    body: Any = RAW_BODIES.get(sample.stem)
+def replay(port: int, name: str, request: Any) -> tuple[int, str | None, Any]:
+    """Status, content type and decoded JSON of our answer."""
+    body: Any = RAW_BODIES.get(name)
     if body is None and request["body"] is not None:
         body = json.dumps(request["body"])
-    headers = {} if "noauth" in sample.stem else {"X-Session-API-Key": KEY}
+    headers = {} if "noauth" in name else {"X-Session-API-Key": KEY}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request(request["method"], request["path"], body, headers)
     response = connection.getresponse()
-    status, content_type = response.status, response.getheader("content-type")
-    answer = json.loads(response.read())
+    answer = response.status, response.getheader("content-type"), json.loads(response.read())
     connection.close()
-    time.sleep(PAUSES.get(sample.stem, 0))
+    time.sleep(PAUSES.get(name, 0))
+    return answer
 
+
+@pytest.fixture(scope="module")
+def exchanges(server: tuple[int, Path]) -> dict[str, Any]:
+    """Every recording with our answer to it, all replayed in order: later ones build on earlier ones."""
+    port, folder = server
+    replayed = {}
+    for sample in SAMPLES:
+        recorded = json.loads(sample.read_text().replace("/workspace", str(folder)))
+        replayed[sample.stem] = recorded, replay(port, sample.stem, recorded["request"])
+    return replayed
+
+
+@pytest.mark.parametrize("name", [sample.stem for sample in SAMPLES])
+def test_the_answer_is_the_recorded_one(name: str, exchanges: dict[str, Any]) -> None:
+    recorded, (status, content_type, answer) = exchanges[name]
     assert status == recorded["status"]
     assert content_type == "application/json"
     theirs, ours = dict(flat(recorded["response"])), dict(flat(answer))
     assert ours.keys() == theirs.keys()
-    excused = DIFFERENCES.get(sample.stem, {})
+    excused = DIFFERENCES.get(name, {})
     different = {path for path in ours if not same(common(path, theirs[path]), common(path, ours[path]))}
     assert {path: (theirs[path], ours[path]) for path in different - excused.keys()} == {}
     # What depends on the moment may happen to be the same.

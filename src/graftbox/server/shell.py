@@ -199,12 +199,10 @@ class Shell:
             # The command must find $? as its predecessor left it; a condition does not trip `set -e`.
             body = b"if (\\builtin exit %d); then \\builtin :; else %s; fi" % (self.last_status, body)
         begin = b"{ \\builtin printf '%s' >&100; } 2>&-" % self._mark(b"B")
-        return b"%s; %s; %s\n%s; PS1= PS2=\n" % (
-            begin,
-            body,
-            self._report_line(b"E"),
-            self._report_line(b"Z"),
-        )
+        first = b"%s; %s; %s" % (begin, body, self._report_line(b"E"))
+        # A shell that can't report any more (`enable -n printf`) ends, so that a new one can take its place.
+        second = b"%s || \\exit 98; PS1= PS2=" % self._report_line(b"Z")
+        return b"\\unset -f builtin; %s\n%s\n" % (first, second)
 
     def _mark(self, phase: bytes) -> bytes:
         return b"\\033]7777;%s;%s%d\\007" % (self._nonce.encode(), phase, self.number)
@@ -216,7 +214,7 @@ class Shell:
         report = b"\\builtin printf '%%s\\0' %s >&101" % fields
         mark = b"\\builtin printf '%s' >&100" % self._mark(phase)
         news = b"\\builtin printf '%s' >&100; \\builtin jobs -n >&100" % self._mark(b"J")
-        return b"{ %s; %s; %s; } >&- 2>&-" % (report, news, mark)
+        return b"{ %s; \\unset -f builtin; %s; %s; } >&- 2>&-" % (report, news, mark)
 
     def _output(self, data: bytes) -> None:
         for is_mark, piece in self._marks.feed(data):

@@ -271,3 +271,11 @@ def test_the_environment_is_the_containers_own(start: Any, tmp_path: Path) -> No
     del expected["GRAFTBOX_SHELL"], expected["SESSION_API_KEY"]
     by_bash = {"PWD": str(server.folder), "SHLVL": "1", "_": seen["_"], "TERM": "screen"}
     assert seen == {**expected, **by_bash}
+
+
+@pytest.mark.parametrize("command", ["builtin() { :; }", "enable -n printf eval"])
+def test_a_shell_without_its_builtins_does_not_stay_broken(start: Any, command: str) -> None:
+    server = start()
+    server.run(f"{command}; echo done")
+    server.run("true")
+    assert server.output("echo fine") == "fine"
