@@ -65,7 +65,19 @@ def _server(tree: Path) -> Iterator[tuple[Path, float]]:
         path = Path(folder) / "socket"
         environment = {"PATH": os.environ["PATH"], "HOME": folder, "GRAFTBOX_NO_AUTH": "1"}
         environment |= {"GRAFTBOX_SOCKET": str(path), "GRAFTBOX_PORT": "0"}
-        command = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", str(tree / "openhands"), "/openhands"]
+        # A PID namespace of its own, so that nothing outlives the measurement.
+        command = [
+            "bwrap",
+            "--dev-bind",
+            "/",
+            "/",
+            "--proc",
+            "/proc",
+            "--die-with-parent",
+            "--unshare-pid",
+            "--as-pid-1",
+        ]
+        command += ["--ro-bind", str(tree / "openhands"), "/openhands"]
         start = time.perf_counter()
         process = subprocess.Popen([*command, *SERVER], env=environment, stderr=subprocess.DEVNULL)
         try:

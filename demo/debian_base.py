@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from graftbox.bundle import deb
-from graftbox.bundle.content import File
+from graftbox.bundle.content import File, Link
 from graftbox.bundle.fetch import fetch
 from graftbox.bundle.lock import Lock
 from graftbox.bundle.sources import Sources
@@ -49,7 +49,7 @@ def _layer(packages: list[Path]) -> bytes:
                 if isinstance(node, File):
                     member.size, member.mode = len(node.data), 0o755 if node.executable else 0o644
                     archive.addfile(member, io.BytesIO(node.data))
-                else:
+                elif isinstance(node, Link):
                     member.type, member.linkname = tarfile.SYMTYPE, node.target
                     archive.addfile(member)
         for name, mode in (("tmp", 0o1777), ("proc", 0o755), ("dev", 0o755), ("root", 0o700)):

@@ -158,8 +158,8 @@ def _answers(host: str) -> bool:
     return done.returncode == 0
 
 
-@pytest.fixture(scope="session")
-def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+@contextlib.contextmanager
+def running_docker() -> Iterator[Docker]:
     """The daemon that already runs, else a private one with its own data, socket and state."""
     program("docker", "docker.io")
     running = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
@@ -187,6 +187,13 @@ def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
     finally:
         _unmount_below(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[Docker]:
+    """A Docker daemon for the whole run."""
+    with running_docker() as docker:
+        yield docker
 
 
 def _unmount_below(folder: Path) -> None:
