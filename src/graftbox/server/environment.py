@@ -63,9 +63,9 @@ def helper_environment() -> dict[str, str]:
 
 
 def bundled(name: str) -> str | None:
-    """The path of the bundle's own program, None outside a bundle."""
+    """The path of the bundle's own program, None when this code does not run from the bundle."""
     path = BUNDLE / "bin" / name
-    return str(path) if os.access(path, os.X_OK) else None
+    return str(path) if Path(__file__).is_relative_to(BUNDLE) and os.access(path, os.X_OK) else None
 
 
 def find_program(name: str, search: str | None, cwd: str = "/") -> str | None:

@@ -1,7 +1,8 @@
 """An HTTP/1.1 host for one ASGI application, on h11 and asyncio's protocols.
 
-It exists because importing it costs 15 ms where uvicorn and Starlette cost 240 (docs/design.md). HTTP only:
-no TLS, no upgrade, no access log. A client that goes away does not cancel the action it asked for.
+It exists because Starlette and uvicorn together double the time from exec to the first answer
+(docs/design.md); an ASGI application of theirs can still be served here. HTTP only: no TLS, no upgrade, no
+access log. A client that goes away does not cancel the action it asked for.
 """
 
 from __future__ import annotations
