@@ -238,15 +238,32 @@ def test_an_interrupted_run_leaves_nothing(engine: str, number: signal.Signals) 
         assert not client.alive()
 
 
-def test_a_port_that_is_taken_is_said_with_the_servers_own_words() -> None:
+@pytest.mark.parametrize("network", ["bridge", "host"])
+def test_a_port_that_is_taken_is_said_at_once(engine: str, network: str) -> None:
+    options = [] if engine == "embedded" else ["--network", network]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         name, port = f"taken-{os.getpid()}", str(taken.getsockname()[1])
-        base = reference("busybox")
-        done = graftbox("run", "--engine", "embedded", "--name", name, "--port", port, base, check=False)
+        options += ["--engine", engine, "--name", name, "--port", port]
+        done = graftbox("run", *options, reference("busybox"), check=False)
+    assert done.returncode in {1, 2}
+    assert port in done.stderr
+    assert "in use" in done.stderr
+    assert listed(name) is None
+
+
+def test_a_server_that_cannot_start_is_said_with_its_own_words(engine: str, tmp_path: Path) -> None:
+    name = f"broken-{os.getpid()}"
+    server = tmp_path / "server"
+    server.write_text("#!/openhands/libexec/dash\necho these are my last words >&2; exit 5\n")
+    server.chmod(0o755)
+    volume = f"{server}:/openhands/bin/action-execution-server:ro"
+    options = ("--engine", engine, "--name", name, "-v", volume)
+    done = graftbox("run", *options, reference("busybox"), "--", "true", check=False)
     assert done.returncode == 1
-    assert "can't listen" in done.stderr
+    assert "ended before its server answered" in done.stderr
+    assert "these are my last words" in done.stderr
     assert listed(name) is None
 
 

@@ -81,7 +81,7 @@ class Client:
         if self._socket is not None and not listens(self._socket):
             return False
         try:
-            return self._http.get("/alive", timeout=5).status_code == 200
+            return self._http.get("/alive", timeout=2).status_code == 200
         except httpx2.TransportError:
             return False
 

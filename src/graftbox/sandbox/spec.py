@@ -134,10 +134,19 @@ def checked_name(name: str | None) -> str:
     return name
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nothing listens on just now."""
+def loopback_port(wanted: int | None = None) -> int:
+    """A port of the loopback interface that nothing listens on just now: ``wanted``, or any.
+
+    Raises `UsageError` if ``wanted`` is taken.
+    """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted or 0))
+        except OSError as error:
+            raise UsageError(
+                f"Port {wanted} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port."
+            ) from error
         return int(probe.getsockname()[1])
 
 

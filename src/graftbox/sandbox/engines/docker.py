@@ -29,7 +29,7 @@ from graftbox.sandbox.spec import (
     Network,
     Sandbox,
     SandboxSpec,
-    free_port,
+    loopback_port,
     server_variables,
 )
 from graftbox.store import Store, storage_errors
@@ -218,7 +218,7 @@ class DockerEngine:
         message = _message(answer)
         if "bind source path" in message or "statfs" in message or "not shared" in message:
             return no_mount(f"{self.name} at {self.host} cannot see the folder {spec.tree}: {message}.")
-        if answer.status_code == 409 or "already in use" in message:
+        if re.search("container name .* already in use", message):
             return self._taken(spec.name)
         if answer.status_code == 404:
             return NotFoundError(f"{self.name} has no image {spec.label}: {message}.")
@@ -256,7 +256,7 @@ class DockerEngine:
 def container(spec: SandboxSpec, image: EngineImage, socket_folder: Path) -> dict[str, Any]:
     """The body of ``POST /containers/create``."""
     on_host = spec.network is Network.HOST
-    port = (spec.port or free_port()) if on_host else GUEST_PORT
+    port = loopback_port(spec.port) if on_host else GUEST_PORT
     told = server_variables(spec, port, loopback=on_host)
     labels = {LABEL: spec.name, IMAGE_LABEL: spec.label}
     mounts = [_bind(volume.source, volume.target, volume.read_only) for volume in spec.volumes]

@@ -22,7 +22,7 @@ from graftbox.errors import NotFoundError, TransportError, UnsupportedError, Usa
 from graftbox.sandbox.engines import bubblewrap, namespaces
 from graftbox.sandbox.engines.bubblewrap import Places
 from graftbox.sandbox.process import ProcessId
-from graftbox.sandbox.spec import GUEST_SOCKET, Network, Sandbox, SandboxSpec, UnpackedImage, free_port
+from graftbox.sandbox.spec import GUEST_SOCKET, Network, Sandbox, SandboxSpec, UnpackedImage, loopback_port
 from graftbox.sandbox.users import User, resolve
 from graftbox.store import Store, storage_errors
 
@@ -103,7 +103,7 @@ class EmbeddedEngine:
         places.socket_folder.mkdir()
         places.socket_folder.chmod(0o777)  # the sandbox's user makes its socket here; the parent is closed
         places.hosts.write_text(f"127.0.0.1\tlocalhost {spec.name}\n::1\tlocalhost ip6-localhost\n")
-        port = 0 if spec.network is Network.NONE else spec.port or free_port()
+        port = 0 if spec.network is Network.NONE else loopback_port(spec.port)
         try:
             pid = self._launch(spec, image, user, places, port, overlay=True)
         except _NoOverlayError:
