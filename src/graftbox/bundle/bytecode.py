@@ -7,6 +7,7 @@ files are unchecked-hash .pycs (PEP 552): they hold no time and are never compar
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import subprocess
@@ -71,6 +72,9 @@ class Compiler:
                     process.kill()
                     process.wait()
             if any(process.returncode for process in processes):
+                for process in processes:
+                    if process.returncode in {errno.ENOSPC, errno.EDQUOT}:
+                        raise OSError(process.returncode, os.strerror(process.returncode), str(folder))
                 message = b"".join(output).decode(errors="replace").strip()[-500:]
                 raise FormatError(f"The bundle's own Python failed to compile its files: {message}")
             results = [folder / f"{index}.pyc" for index in range(len(sources))]

@@ -16,6 +16,8 @@ import os
 import sys
 from importlib.util import MAGIC_NUMBER
 
+FAILED = 255
+"""Exit code of a failure that is no error of the disk; those exit with their errno."""
 UNCHECKED_HASH = (1).to_bytes(4, "little")
 
 
@@ -45,13 +47,15 @@ def main() -> None:
     while os.path.exists(f"{folder}/{start}.src"):
         process = os.fork()
         if process == 0:
-            status = 1
+            status = FAILED
             try:
                 status = run(f"{folder}/{start}.src", f"{folder}/{start}.pyc")
+            except OSError as error:
+                status = error.errno or FAILED
             finally:
                 os._exit(status)
-        if os.waitpid(process, 0)[1] != 0:
-            sys.exit(1)
+        if status := os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
+            sys.exit(abs(status))
         start += step
 
 
