@@ -131,4 +131,7 @@ def say(what: str, start: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"demo: `graftbox {error.cmd[1]}` failed; its message is above.")

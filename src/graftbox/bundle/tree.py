@@ -31,8 +31,12 @@ def _unpack(blob: Path, folder: Path) -> None:
     """Unpacks one layer that we made ourselves; links may be absolute and are kept as they are."""
     try:
         with gzip.open(blob) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            # As an attribute, because the argument `filter` is missing in Python 3.11.2, Debian 12's.
+            archive.extraction_filter = (
+                tarfile.fully_trusted_filter if hasattr(tarfile, "data_filter") else None
+            )
             for member in archive:
-                archive.extract(member, folder, set_attrs=True, numeric_owner=True, filter="fully_trusted")
+                archive.extract(member, folder, set_attrs=True, numeric_owner=True)
     except FileNotFoundError as error:
         raise NotFoundError(
             f"The layer {blob.name} is no longer in the store. Run `graftbox bundle build`."
