@@ -183,7 +183,13 @@ def running_docker() -> Iterator[Docker]:
             pytest.MonkeyPatch.context() as patch,
         ):
             patch.setenv("DOCKER_HOST", host)
-            yield Docker(host)
+            docker = Docker(host)
+            try:
+                yield docker
+            finally:
+                # A daemon that is told to end waits 15 s for containers that do not heed SIGTERM.
+                if left := docker("ps", "--all", "--quiet", check=False).split():
+                    docker("rm", "--force", "--volumes", *left, check=False)
     finally:
         _unmount_below(folder)
         shutil.rmtree(folder, ignore_errors=True)

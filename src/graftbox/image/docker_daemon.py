@@ -54,7 +54,9 @@ class Daemon:
                 transport=transport, base_url="http://docker", timeout=timeout, trust_env=False
             )
         elif kind in {"tcp", "http"} and not os.environ.get("DOCKER_TLS_VERIFY"):
-            self._client = httpx2.Client(base_url=f"http://{rest}", timeout=timeout, trust_env=False)
+            self._client = httpx2.Client(
+                base_url=f"http://{rest}", timeout=timeout, trust_env=False, verify=False
+            )
         else:
             raise ConfigurationError(
                 f"graftbox reaches Docker through unix:// and tcp:// without TLS, not {self.host}. Forward "
