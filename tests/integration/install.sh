@@ -3,7 +3,7 @@
 set -euo pipefail
 packages=(
   bubblewrap busybox-static ca-certificates containernetworking-plugins crun curl docker-registry
-  docker.io fuse-overlayfs gcc git libc6-dev mmdebstrap musl-tools podman qemu-user-static skopeo
+  docker.io faketime fuse-overlayfs gcc git libc6-dev mmdebstrap musl-tools podman procps qemu-user-static skopeo
   tmux uidmap
 )
 missing=()
