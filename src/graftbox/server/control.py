@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 
 Output = Callable[[str, bytes], None]
-Notice = Callable[[str, str], None]
 
 
 class TmuxError(Exception):
@@ -26,10 +25,12 @@ def quoted(argument: str) -> str:
 
 
 class ControlClient(asyncio.Protocol):
-    """The server's end of ``tmux -C``; calls ``on_output(pane, data)`` and ``on_notice(name, rest)``."""
+    """The server's end of ``tmux -C``; calls ``on_output(pane, data)`` and ``on_close()``; notices are
+    passed over.
+    """
 
-    def __init__(self, on_output: Output, on_notice: Notice, on_close: Callable[[], None]) -> None:
-        self.on_output, self.on_notice, self.on_close = on_output, on_notice, on_close
+    def __init__(self, on_output: Output, on_close: Callable[[], None]) -> None:
+        self.on_output, self.on_close = on_output, on_close
         self.rest = b""
         self.block: list[bytes] | None = None
         self.ours = False
@@ -64,8 +65,6 @@ class ControlClient(asyncio.Protocol):
         if self.block is None:
             if name == b"%begin":
                 self.block, self.ours = [], rest.endswith(b" 1")
-            elif name.startswith(b"%"):
-                self.on_notice(name[1:].decode("ascii", "replace"), rest.decode("utf-8", "replace"))
         elif name in (b"%end", b"%error") and rest.count(b" ") == 2:
             block, self.block = [part.decode("utf-8", "replace") for part in self.block], None
             if self.ours and self.replies:

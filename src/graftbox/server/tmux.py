@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -23,14 +22,11 @@ from graftbox.server.environment import helper_environment
 
 COLUMNS, ROWS = 200, 50
 LAUNCH_SECONDS = 30.0
+FAREWELL_SECONDS = 2.0
 _LAUNCHER = str(Path(__file__).with_name("launcher.py"))
-# A dead pane's window is renamed, because the notice of that reaches us in order after the pane's last
-# output. A hook's own commands send no notices (CMDQ_STATE_NOHOOKS in tmux's source); one that it schedules
-# does.
-_STATUS = "#{?pane_dead_signal,-#{pane_dead_signal},#{pane_dead_status}}"
-_RENAME = f"rename-window -t #{{window_id}} 'died #{{pane_id}} {_STATUS}'"
 _OPTIONS: tuple[tuple[str, ...], ...] = (
-    ("set-option", "-g", "exit-empty", "off"),
+    # With its only client, this server, tmux and its shells end too.
+    ("set-option", "-g", "destroy-unattached", "on"),
     ("set-option", "-g", "escape-time", "0"),
     ("set-option", "-g", "default-terminal", "screen"),
     ("set-option", "-g", "history-limit", "10000"),
@@ -39,11 +35,9 @@ _OPTIONS: tuple[tuple[str, ...], ...] = (
     ("set-option", "-g", "remain-on-exit", "on"),
     ("set-option", "-g", "automatic-rename", "off"),
     ("set-option", "-g", "allow-rename", "off"),
-    ("set-hook", "-g", "pane-died", f'run-shell -b -C "{_RENAME}"'),
 )
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]+")
 _TEXT_AT_ONCE = 1000
-_NUDGES = (0.01, 0.02, 0.05, 0.1, 0.3, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -54,10 +48,11 @@ class Program:
     cwd: str
     environment: tuple[bytes, ...]
 
-    def packed(self) -> bytes:
+    def packed(self, farewell: bytes) -> bytes:
         """As the launcher reads it: a length, then NUL-separated fields."""
         words = [os.fsencode(word) for word in (self.argv[0], *self.argv)]
-        body = b"\0".join((os.fsencode(self.cwd), str(len(words)).encode(), *words, *self.environment))
+        head = (farewell, os.fsencode(self.cwd), str(len(words)).encode())
+        body = b"\0".join((*head, *words, *self.environment))
         return len(body).to_bytes(8, "big") + body
 
 
@@ -66,7 +61,7 @@ class Listener:
     """What the owner of a pane wants to hear.
 
     ``output``: bytes for the terminal; ``report``: bytes from the private socket; ``died``: the exit status,
-    minus the number of the signal that killed it, or None when tmux itself is gone.
+    minus the number of the signal that killed it, or None when its terminal is gone.
     """
 
     output: Callable[[bytes], None]
@@ -75,60 +70,67 @@ class Listener:
 
 
 class Pane(asyncio.Protocol):
-    """The server's end of one launcher's call, before and after its shell has taken over."""
+    """One launcher's call and its terminal, before and after its shell has taken over."""
 
     def __init__(self, tmux: Tmux) -> None:
         self.tmux = tmux
         self.id = ""
-        self.pid = 0
-        self.parent = 0
         self.control: ControlClient | None = None
         self.exit_handle: int | None = None
         self.dead = False
         self.listener: Listener | None = None
         self.hello = b""
+        self.farewell = os.urandom(8).hex().encode()
+        self.status: int | None = None
+        self.said_farewell = False
+        self.last_output = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        if self.listener:
-            self.listener.report(data)
-            return
-        self.hello += data
-        if b"\n" in self.hello or len(self.hello) > 200:
-            self.tmux.introduce(self)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.tmux.died(self, None)
 
-    def watch(self) -> None:
-        """Learn of the shell's end from the kernel as well; Linux before 5.3 has only tmux's word."""
+    def data_received(self, data: bytes) -> None:
+        if not self.listener:
+            self.hello += data
+            if b"\n" in self.hello or len(self.hello) > 200:
+                self.tmux.introduce(self)
+        elif ended := re.search(rb"\x00%s (-?\d+)\x00" % self.farewell, data):
+            self.listener.report(data[: ended.start()])
+            self.status = int(ended[1])
+            # A terminal that is stopped (Ctrl-S) does not let the farewell through.
+            asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self.tmux.died, self, self.status)
+            self._settle()
+        else:
+            self.listener.report(data)
+
+    def output(self, data: bytes) -> None:
+        """Take bytes for the terminal; after the farewell among them none are missing."""
+        if self.listener:
+            self.listener.output(data)
+            recent = self.last_output + data
+            mark = b"\x1b]7777;%s\x07" % self.farewell
+            self.said_farewell = self.said_farewell or mark in recent
+            self.last_output = recent[-len(mark) :]
+            self._settle()
+
+    def _settle(self) -> None:
+        if self.said_farewell and self.status is not None:
+            self.tmux.died(self, self.status)
+
+    def watch(self, pid: int) -> None:
+        """Learn from the kernel when the launcher is killed; before Linux 5.3 its shell has to end too."""
         with contextlib.suppress(OSError):
-            self.exit_handle = os.pidfd_open(self.pid)
-            asyncio.get_running_loop().add_reader(self.exit_handle, self._ended)
+            self.exit_handle = os.pidfd_open(pid)
+            asyncio.get_running_loop().add_reader(self.exit_handle, self.tmux.died, self, None)
 
     def unwatch(self) -> None:
         if self.exit_handle is not None:
             asyncio.get_running_loop().remove_reader(self.exit_handle)
             os.close(self.exit_handle)
             self.exit_handle = None
-
-    def _ended(self) -> None:
-        self.unwatch()
-        self.nudging = asyncio.get_running_loop().create_task(self._nudge())
-
-    async def _nudge(self) -> None:
-        """Make tmux look: now and then it misses the SIGCHLD that tells it, and leaves the shell a zombie."""
-        for delay in _NUDGES:
-            await asyncio.sleep(delay)
-            if self.dead:
-                return
-            with contextlib.suppress(OSError):
-                os.kill(self.parent, signal.SIGCHLD)
-        self.tmux.died(self, None)
-
-    def eof_received(self) -> bool:
-        # The end of the socket is not the end of the pane: the shell may have replaced itself (exec).
-        return True
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
@@ -193,22 +195,22 @@ class Tmux:
                 cwd="/",
                 start_new_session=True,
             )
-        control = ControlClient(self._output, self._notice, self._gone)
+        control = ControlClient(self._output, self._gone)
         await loop.create_connection(lambda: control, sock=ours)
         self.control = control
 
     def introduce(self, pane: Pane) -> None:
         """A launcher has called: give it its program if its token is one we handed out (once)."""
         words = pane.hello.decode("ascii", "replace").split()
-        entry = self.expected.get(words[0]) if len(words) == 4 else None
+        entry = self.expected.get(words[0]) if len(words) == 3 else None
         if entry is None or entry[2].done():
             pane.transport.close()
             return
         program, pane.listener, ready = entry
-        pane.id, pane.pid, pane.parent = words[1], int(words[2]), int(words[3])
+        pane.id = words[1]
         self.panes[pane.id] = pane
-        pane.watch()
-        pane.write(program.packed())
+        pane.watch(int(words[2]))
+        pane.write(program.packed(pane.farewell))
         ready.set_result(pane)
 
     async def type(self, pane: Pane, text: str, *, enter: bool) -> None:
@@ -267,17 +269,8 @@ class Tmux:
             del self.panes[pane.id]
 
     def _output(self, pane: str, data: bytes) -> None:
-        if (target := self.panes.get(pane)) and target.listener:
-            target.listener.output(data)
-
-    def _notice(self, name: str, rest: str) -> None:
-        # "%window-renamed @1 died %1 3": the hook's report of a dead pane.
-        words = rest.split()
-        if name not in ("window-renamed", "unlinked-window-renamed") or len(words) < 3 or words[1] != "died":
-            return
-        if pane := self.panes.get(words[2]):
-            status = words[3] if len(words) > 3 else ""
-            self.died(pane, int(status) if status.lstrip("-").isdigit() else None)
+        if target := self.panes.get(pane):
+            target.output(data)
 
     def _gone(self) -> None:
         for pane in list(self.panes.values()):

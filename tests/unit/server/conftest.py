@@ -85,8 +85,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     yield go
     for client in clients:
         client.connection.close()
-        client.process.terminate()
-        assert client.process.wait(20) == 0
+        if client.process.returncode is None:
+            client.process.terminate()
+            assert client.process.wait(20) == 0
         assert client.process.stderr is not None
         client.process.stderr.close()
 

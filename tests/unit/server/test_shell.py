@@ -115,6 +115,22 @@ def shell_pid(client: Any) -> int:
     return int(client.output("echo $$"))
 
 
+def descendants(pid: int) -> list[int]:
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [tuple(map(int, line.split())) for line in table.splitlines()]
+    found = [pid]
+    for parent in found:
+        found += [child for child, its_parent in pairs if its_parent == parent]
+    return found[1:]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
@@ -135,6 +151,44 @@ def test_a_shell_that_ends_says_so_and_the_next_command_works(
     assert client.code("true") == 0
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("exit 3", 3, "\nexit"),
+        ("exec true", 0, ""),
+        ("exec sh -c 'echo replaced; exit 5'", 5, "\nreplaced"),
+        ("kill -9 $$", 137, ""),
+        ("sleep 60 & exit 4", 4, None),
+    ],
+)
+def test_what_a_shell_printed_last_is_never_lost(
+    client: Any, command: str, code: int, said: str | None
+) -> None:
+    for number in range(40):
+        answer = client.run(f"echo line-{number}; {command}")
+        assert metadata(answer)["exit_code"] == code
+        if said is not None:
+            assert answer["content"] == f"line-{number}{said}"
+        assert answer["content"].startswith(f"line-{number}")
+
+
+def test_the_end_of_a_large_output_is_not_lost_with_its_shell(client: Any) -> None:
+    for _ in range(20):
+        answer = client.run("printf '%s.' {1..40000}; exit 4", hidden=True)
+        assert metadata(answer)["exit_code"] == 4
+        assert answer["content"] == ".".join(map(str, range(1, 40_001))) + ".exit"
+
+
+def test_a_shell_that_ends_with_its_terminal_stopped_is_still_noticed(client: Any) -> None:
+    pid = shell_pid(client)
+    client.run("stty ixon; echo before; cat", timeout=0.5)
+    client.run("C-s", is_input=True, timeout=0.2)
+    os.kill(pid, signal.SIGKILL)
+    answer = client.run("", blocking=True)
+    assert metadata(answer)["exit_code"] == 137
+    assert client.output("echo next") == "next"
+
+
 def test_a_shell_killed_between_commands_is_replaced_and_it_is_said(client: Any) -> None:
     os.kill(shell_pid(client), signal.SIGKILL)
     time.sleep(0.3)
@@ -143,17 +197,18 @@ def test_a_shell_killed_between_commands_is_replaced_and_it_is_said(client: Any)
     assert "killed by signal 9" in metadata(answer)["prefix"]
 
 
-def test_a_killed_tmux_server_is_replaced(client: Any) -> None:
-    parent = int(client.output("echo $PPID"))
-    os.kill(parent, signal.SIGKILL)
+@pytest.mark.parametrize("which", ["$PPID", "$(ps -o ppid= $PPID)"], ids=["launcher", "tmux"])
+def test_a_killed_terminal_is_replaced(client: Any, which: str) -> None:
+    os.kill(int(client.output(f"echo {which}")), signal.SIGKILL)
     time.sleep(0.3)
     answer = client.run("echo next")
     assert answer["content"] == "next"
     assert "terminal of the shell was killed" in metadata(answer)["prefix"]
 
 
-def test_tmux_killed_by_the_command_itself_is_survived(client: Any) -> None:
-    answer = client.run("kill -9 $PPID; sleep 5")
+@pytest.mark.parametrize("which", ["$PPID", "$(ps -o ppid= $PPID)"], ids=["launcher", "tmux"])
+def test_a_terminal_killed_by_the_command_itself_is_survived(client: Any, which: str) -> None:
+    answer = client.run(f"kill -9 {which}; sleep 5")
     assert "terminal of the shell was killed" in metadata(answer)["suffix"]
     assert client.output("echo next") == "next"
 
@@ -279,3 +334,20 @@ def test_a_shell_without_its_builtins_does_not_stay_broken(start: Any, command: 
     server.run(f"{command}; echo done")
     server.run("true")
     assert server.output("echo fine") == "fine"
+
+
+def test_tmux_and_the_shells_end_with_a_killed_server(start: Any) -> None:
+    server = start()
+    shell, launcher = server.output("echo $$ $PPID").split()
+    tmux = server.output("ps -o ppid= $PPID").strip()
+    job = str(metadata(server.run("sleep 300 &"))["pid"])
+    server.run("sleep 301", timeout=0.3)
+    foreground = [str(pid) for pid in descendants(int(shell))]
+    assert len(foreground) == 2
+    server.process.kill()
+    server.process.wait()
+    left = [shell, launcher, tmux, job, *foreground]
+    deadline = time.monotonic() + 2
+    while any(alive(int(pid)) for pid in left) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert [pid for pid in left if alive(int(pid))] == []
