@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -268,14 +269,45 @@ def test_both_architectures_have_the_same_bytecode(tree: Path, other_tree: Path)
     assert len(one) > 500
 
 
+def another_user(cache: Path) -> list[str]:
+    """What runs a command as somebody else who owns ``cache``: nobody, where root may become him."""
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    readable = [*nobody, sys.executable, "-c", "import graftbox.cli.app"]
+    if os.getuid() == 0 and subprocess.run(readable, capture_output=True).returncode == 0:
+        for path in (cache, *cache.rglob("*")):
+            os.chown(path, 65534, 65534)
+        return nobody
+    mapped = ["--unshare-user", "--uid", "12345", "--gid", "54321", "--dev-bind", "/", "/"]
+    return [*bubblewrap(Store()), *mapped]
+
+
+def another_date() -> list[str]:
+    """What runs a command on a day in 2031."""
+    faketime = shutil.which("faketime")
+    if faketime is None:
+        message = "missing on this machine: faketime (package faketime)"
+        pytest.fail(message) if STRICT else pytest.skip(message)
+    return [str(faketime), "-f", "@2031-02-03 04:05:06"]
+
+
 def test_two_builds_differ_in_nothing(seeded: Path, tmp_path: Path, store: Store) -> None:
     first = {layer.name: layer.digest for layer in build(store=store).layers}
-    other = tmp_path / "elsewhere"
-    shutil.copytree(seeded, other)
-    user = [*bubblewrap(store), "--unshare-user", "--uid", "12345", "--gid", "54321", "--dev-bind", "/", "/"]
-    strange = {"TZ": "Asia/Tokyo", "LANG": "C", "PYTHONHASHSEED": "7", "SOURCE_DATE_EPOCH": "1"}
-    second = built(other, env=strange, umask=0o077, cwd="/", prefix=user)
-    third = built(seeded, env={"TZ": "America/Lima"}, umask=0o002, cwd=tmp_path)
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path is closed to other users
+        Path(folder).chmod(0o755)
+        other = Path(folder) / "elsewhere"
+        shutil.copytree(seeded, other)
+        strange = {
+            "HOME": folder,
+            "TZ": "Asia/Tokyo",
+            "LANG": "C",
+            "PYTHONHASHSEED": "7",
+            "SOURCE_DATE_EPOCH": "1",
+        }
+        second = built(other, env=strange, umask=0o077, cwd="/", prefix=another_user(other))
+    later = {"TZ": "America/Lima", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    third = built(seeded, env=later, umask=0o002, cwd=tmp_path, prefix=another_date())
+    year = [*another_date(), sys.executable, "-c", "import time; print(time.gmtime().tm_year)"]
+    assert subprocess.run(year, capture_output=True, text=True).stdout == "2031\n"
     for facts in (second, third):
         assert {layer["name"]: layer["digest"] for layer in facts["components"]} == first
 

@@ -24,6 +24,8 @@ PREFIX = "openhands"
 # 2000-01-01: not 0, which tar and others complain about.
 MTIME = 946684800
 CHUNK = 4 << 20
+# Measured on the core layer's 85 MB with two cores: level 6 gives 32.2 MB in 1.5 s, 8 gives 32.0 MB in 2 s,
+# 10 gives 31.1 MB in 5 to 7 s and 12 no less in 9 s or more; those 3 % are not worth a fourth of the build.
 LEVEL = 8
 BLOCK = 512
 
