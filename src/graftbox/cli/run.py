@@ -137,12 +137,14 @@ def specification(ready: Any, options: dict[str, Any]) -> SandboxSpec:
 @contextlib.contextmanager
 def _sandbox(engine: Engine, spec: SandboxSpec, seconds: float, *, keep: bool) -> Iterator[Sandbox]:
     """A sandbox that is alive; deleted in the end unless it is to be kept, and always after a failure."""
-    from graftbox.sandbox.client import Client
+    from graftbox.sandbox.client import Client, ended_early
     from graftbox.sandbox.engines import log_tail
 
     with _interruptible():
         sandbox = engine.start(spec)
         try:
+            if not sandbox.url:  # it ended before its port could be read
+                raise ended_early(lambda: log_tail(engine, spec.name))
             with Client(sandbox.url, sandbox.key) as client:
                 client.wait_until_alive(
                     seconds,

@@ -104,7 +104,7 @@ class Client:
             if running is not None and now - checked > CHECK_EVERY:
                 checked = now
                 if not running():
-                    raise TransportError("The sandbox ended before its server answered." + _tail(log_tail))
+                    raise ended_early(log_tail)
             if now - started > timeout:
                 raise TransportError(
                     f"The server at {self.url} did not answer within {timeout:g} s." + _tail(log_tail)
@@ -173,6 +173,11 @@ class Client:
                 f"The server at {self.url} answered {answer.status_code} to {path}: {_detail(answer)}"
             )
         return answer
+
+
+def ended_early(log_tail: Callable[[], str] | None = None) -> TransportError:
+    """The error of a sandbox that ended before its server answered, with the end of its log."""
+    return TransportError("The sandbox ended before its server answered." + _tail(log_tail))
 
 
 def _tail(log_tail: Callable[[], str] | None) -> str:
