@@ -12,13 +12,18 @@ from graftbox.wire.actions import Read, Write
 from graftbox.wire.observations import Failure, ReadResult, WriteResult
 
 BINARY = "ERROR_BINARY_FILE"
+MAX_SIZE = 64 * 1024 * 1024
+"""Bytes of a file that is read."""
 _SNIFFED = 8192
+_SPECIAL = "it is not a regular file"
 
 
 def read(action: Read, cwd: str) -> ReadResult | Failure:
     """The file's text, or lines of it; relative paths start at ``cwd``, the shell's folder."""
     path = Path(cwd, action.path)
     try:
+        if refused := _unreadable(path):
+            return Failure(f"File could not be read: {action.path}: {refused}.")
         if path.is_file() and _is_binary(path):
             return Failure(BINARY)
         if action.impl_source == "oh_aci":
@@ -47,11 +52,24 @@ def write(action: Write, cwd: str) -> WriteResult | Failure:
         target = path.resolve()
         if target.is_dir():
             return Failure(f"Path is a directory: {action.path}. You can only write to files")
+        if target.exists() and not target.is_file():
+            return Failure(f"File could not be written: {action.path}: {_SPECIAL}.")
         target.parent.mkdir(parents=True, exist_ok=True)
         _replace(target, _with_content(target, content, action.start, action.end))
     except (OSError, ValueError) as error:
         return Failure(f"File could not be written: {action.path}: {_reason(error)}.")
     return WriteResult(str(path))
+
+
+def _unreadable(path: Path) -> str | None:
+    """Why reading might never end or fill the memory."""
+    if not path.exists() or path.is_dir():
+        return None
+    if not path.is_file():
+        return _SPECIAL
+    if path.stat().st_size > MAX_SIZE:
+        return f"it is larger than {MAX_SIZE} bytes; read parts of it with a command"
+    return None
 
 
 def _reason(error: Exception) -> str:
@@ -76,7 +94,7 @@ def _with_content(target: Path, content: bytes, start: int, end: int) -> bytes:
         content += b"\n"
     if (start <= 0 and end == -1) or not target.exists():
         return content
-    lines = target.read_bytes().splitlines(keepends=True) if target.exists() else []
+    lines = target.read_bytes().splitlines(keepends=True)
     before = lines[: max(start, 0)]
     if before and not before[-1].endswith(b"\n"):
         before[-1] += b"\n"
@@ -90,7 +108,7 @@ def _replace(target: Path, content: bytes) -> None:
         now: os.stat_result | None = target.stat()
     except FileNotFoundError:
         now = None
-    if now and (not stat.S_ISREG(now.st_mode) or now.st_nlink > 1 or not os.access(target, os.W_OK)):
+    if now and (now.st_nlink > 1 or not os.access(target, os.W_OK)):
         target.write_bytes(content)
         return
     try:

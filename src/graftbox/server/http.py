@@ -25,6 +25,10 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 KEEP_ALIVE = 75.0
 """Seconds an idle connection stays open; longer than the pools of the usual clients keep theirs."""
+STALLED = 75.0
+"""Seconds without a byte after which the rest of a request body is no longer waited for."""
+MAX_CONNECTIONS = 400
+"""One more closes the oldest idle one: well below the 1024 open files that a process usually may have."""
 _BUFFER = 256 * 1024
 
 log = logging.getLogger("graftbox.http")
@@ -47,7 +51,12 @@ class Exchange:
         while not (self.body or self.complete or self.disconnected):
             self.arrived.clear()
             self.connection.resume_reading()
-            await self.arrived.wait()
+            try:
+                async with asyncio.timeout(STALLED):
+                    await self.arrived.wait()
+            except TimeoutError:
+                self.disconnected = True
+                self.connection.transport.close()
         if self.disconnected:
             return {"type": "http.disconnect"}
         chunk, self.body = bytes(self.body), bytearray()
@@ -83,7 +92,7 @@ class Exchange:
 class Connection(asyncio.Protocol):
     """One client connection: a sequence of exchanges, one at a time."""
 
-    def __init__(self, application: Application, connections: set[Connection]) -> None:
+    def __init__(self, application: Application, connections: dict[Connection, None]) -> None:
         self.application = application
         self.connections = connections
         self.http = h11.Connection(h11.SERVER)
@@ -97,11 +106,17 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self.connections.add(self)
+        if len(self.connections) >= MAX_CONNECTIONS:
+            oldest_idle = next((each for each in self.connections if each.exchange is None), self)
+            self.connections.pop(oldest_idle, None)
+            oldest_idle.transport.abort()
+            if oldest_idle is self:
+                return
+        self.connections[self] = None
         self._wait_for_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connections.discard(self)
+        self.connections.pop(self, None)
         if self.idle:
             self.idle.cancel()
         self.writable.set()
@@ -124,6 +139,10 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writable.set()
+
+    def _pause_reading(self) -> None:
+        self.paused = True
+        self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         if self.paused:
@@ -164,7 +183,11 @@ class Connection(asyncio.Protocol):
             except h11.RemoteProtocolError as error:
                 self._spawn(self.refuse(error.error_status_hint, b"Invalid HTTP request"))
                 return
-            if event is h11.NEED_DATA or event is h11.PAUSED:
+            if event is h11.NEED_DATA:
+                return
+            if event is h11.PAUSED:
+                # The next request waits in the kernel, not in our memory.
+                self._pause_reading()
                 return
             if isinstance(event, h11.Request):
                 self._begin(event)
@@ -187,8 +210,7 @@ class Connection(asyncio.Protocol):
         if isinstance(event, h11.Data):
             exchange.body += event.data
             if len(exchange.body) > _BUFFER:
-                self.paused = True
-                self.transport.pause_reading()
+                self._pause_reading()
         elif isinstance(event, h11.EndOfMessage):
             exchange.complete = True
         exchange.arrived.set()
@@ -201,7 +223,7 @@ class Connection(asyncio.Protocol):
         if self.http.our_state is h11.DONE and self.http.their_state is h11.DONE:
             self.http.start_next_cycle()
             self._wait_for_request()
-            self._pump()
+            self.resume_reading()
         else:
             self.transport.close()
 
@@ -237,7 +259,7 @@ class Host:
 
     def __init__(self, application: Application) -> None:
         self.application = application
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}
         self.servers: list[asyncio.Server] = []
         self.port: int | None = None
         self.path: str | None = None

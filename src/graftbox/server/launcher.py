@@ -64,6 +64,10 @@ def _become(connection: _socket.socket, cwd: bytes, argv: list[bytes], environme
 def _guard(shell: int, connection: _socket.socket, farewell: bytes) -> None:
     """Wait for the shell, tell it when the terminal goes away, and see that its last output arrives."""
     # The keys of the terminal and `pkill python` are not meant for this process.
+    try:  # noqa: SIM105 (contextlib is not made of C modules alone)
+        posix.write(posix.open("/proc/self/comm", posix.O_WRONLY), b"graftbox-pane")
+    except OSError:
+        pass
     for number in (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGTSTP, _signal.SIGTTOU):
         _signal.signal(number, _signal.SIG_IGN)
     _signal.signal(_signal.SIGHUP, lambda *_: posix.kill(shell, _signal.SIGHUP))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Sandbox:
             if self.conversation is None:
                 if self.tmux is None:
                     binary = find_tmux(self.environment)
-                    self.folder = make_runtime_folder(self.environment, self.settings.working_dir)
+                    self.folder, self.lock = make_runtime_folder(self.environment, self.settings.working_dir)
                     self.tmux = Tmux(binary, self.folder)
                 self.conversation = Conversation(self._shell(self.tmux), self.settings.silence)
             return self.conversation
@@ -83,3 +84,4 @@ class Sandbox:
         if self.folder:
             with contextlib.suppress(OSError):
                 shutil.rmtree(self.folder)
+            os.close(self.lock)

@@ -29,6 +29,8 @@ async def serve(settings: Settings, environment: Environment) -> None:
     if settings.auth and key is None:
         key = os.urandom(24).hex()
         print(f"SESSION_API_KEY is not set; this session's key is {key}", file=sys.stderr, flush=True)
+    for option in settings.ignored:
+        log.warning("%s has no effect: not supported in this version.", option)
     sandbox = Sandbox(settings, environment)
     server = Host(App(sandbox, key))
     try:

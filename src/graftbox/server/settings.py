@@ -17,13 +17,14 @@ USAGE = (
 )
 _PLUGINS = ("jupyter", "agent_skills", "vscode")
 _VALUED = ("--working-dir", "--username", "--user-id", "--shell", "--browsergym-eval-env")
+_WITHOUT_EFFECT = ("--username", "--user-id", "--enable-browser", "--browsergym-eval-env")
 _FLAGS = ("--enable-browser", "--no-enable-browser", "--no-auth")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``port`` None: no TCP; ``key`` None with ``auth``: make one up; ``silence`` in seconds; ``child``:
-    argv.
+    """``port`` None: no TCP; ``key`` None with ``auth``: make one up; ``silence`` in seconds; ``child``: an
+    argv; ``ignored``: options of existing clients that this version does not support.
     """
 
     port: int | None = DEFAULT_PORT
@@ -34,10 +35,7 @@ class Settings:
     auth: bool = True
     shell: str | None = None
     silence: float = DEFAULT_SILENCE
-    plugins: tuple[str, ...] = ()
-    username: str | None = None
-    user_id: int | None = None
-    browser: bool = True
+    ignored: tuple[str, ...] = ()
     child: tuple[str, ...] = ()
     child_dir: str = "/"
 
@@ -58,13 +56,17 @@ def read_settings(argv: Sequence[str], environment: Environment, cwd: str) -> Se
         auth=not no_auth,
         shell=values.get("--shell") or environment.get("GRAFTBOX_SHELL") or None,
         silence=_silence(environment.get("NO_CHANGE_TIMEOUT_SECONDS")),
-        plugins=plugins,
-        username=values.get("--username"),
-        user_id=_number("--user-id", values["--user-id"], 2**32 - 2) if "--user-id" in values else None,
-        browser="--no-enable-browser" not in values,
+        ignored=_ignored(values, plugins),
         child=child,
         child_dir=cwd,
     )
+
+
+def _ignored(values: dict[str, str], plugins: tuple[str, ...]) -> tuple[str, ...]:
+    if "--user-id" in values:
+        _number("--user-id", values["--user-id"], 2**32 - 2)
+    given = [f"{name} {values[name]}".rstrip() for name in _WITHOUT_EFFECT if name in values]
+    return (*given, *([f"--plugins {' '.join(plugins)}"] if plugins else []))
 
 
 def _arguments(words: list[str]) -> tuple[dict[str, str], str | None, tuple[str, ...], tuple[str, ...]]:

@@ -95,3 +95,23 @@ def test_a_wrong_view_range_is_explained(tmp_path: Path, view_range: tuple[int, 
     (tmp_path / "f").write_text("1\n2\n")
     answer = read(Read("f", impl_source="oh_aci", view_range=view_range), str(tmp_path))
     assert answer.content.startswith("ERROR:\nInvalid `view_range` parameter")
+
+
+def test_what_is_no_regular_file_is_neither_read_nor_written(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in ("fifo", "/dev/zero"):
+        for answer in (
+            read(Read(path), str(tmp_path)),
+            read(Read(path, impl_source="oh_aci"), str(tmp_path)),
+            write(Write(path, "x"), str(tmp_path)),
+        ):
+            assert isinstance(answer, Failure)
+            assert "not a regular file" in answer.content
+
+
+def test_a_file_beyond_the_limit_is_refused_with_advice(tmp_path: Path) -> None:
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(64 * 1024 * 1024 + 1)
+    answer = read(Read("big"), str(tmp_path))
+    assert isinstance(answer, Failure)
+    assert "read parts of it with a command" in answer.content

@@ -97,6 +97,24 @@ def test_requests_sent_together_are_answered_in_order(client: Any) -> None:
     assert answer.rindex(b"HTTP/1.1 404") > answer.rindex(b"HTTP/1.1 200")
 
 
+def test_a_client_that_never_reads_its_answers_does_not_fill_the_memory(client: Any) -> None:
+    requests = b"GET /alive HTTP/1.1\r\nhost: x\r\n\r\n" * 300_000
+    with socket.create_connection(("127.0.0.1", client.port), timeout=1) as connection:
+        with pytest.raises(TimeoutError):
+            connection.sendall(requests + requests)
+        assert client.ask("GET", "/alive") == (200, {"status": "ok"})
+
+
+def test_many_idle_connections_do_not_keep_a_new_client_out(client: Any) -> None:
+    connections = [socket.create_connection(("127.0.0.1", client.port), timeout=5) for _ in range(420)]
+    request = b"GET /alive HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    assert raw(client, request).startswith(b"HTTP/1.1 200")
+    assert connections[10].recv(1) == b""
+    for connection in connections:
+        connection.close()
+    client.connection.close()
+
+
 def test_a_chunked_body_is_understood(client: Any) -> None:
     body = json.dumps({"action": {"action": "nope"}}).encode()
     head = (

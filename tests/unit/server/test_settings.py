@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from graftbox.errors import StorageError, UnsupportedError, UsageError
@@ -28,12 +31,10 @@ def test_the_arguments_of_existing_clients_are_understood() -> None:
         ],
         *["--user-id", "1000", "--no-enable-browser"],
     )
-    assert (given.port, given.working_dir, given.plugins) == (
-        30001,
-        "/workspace",
-        ("agent_skills", "jupyter"),
-    )
-    assert (given.username, given.user_id, given.browser) == ("openhands", 1000, False)
+    assert (given.port, given.working_dir) == (30001, "/workspace")
+    assert given.ignored == ("--username openhands", "--user-id 1000", "--plugins agent_skills jupyter")
+    assert settings("--enable-browser").ignored == ("--enable-browser",)
+    assert settings("--no-enable-browser", "--no-auth").ignored == ()
 
 
 def test_what_follows_the_dashes_is_the_child_and_left_alone() -> None:
@@ -80,15 +81,23 @@ def test_a_shell_that_does_not_exist_is_named() -> None:
         find_shells(Environment(()), "/no/shell")
 
 
-def test_the_runtime_folder_is_private(tmp_path: object) -> None:
-    folder = make_runtime_folder(Environment((f"XDG_RUNTIME_DIR={tmp_path}".encode(),)), "/")
-    assert folder.stat().st_mode & 0o777 == 0o700
-    folder.rmdir()
+def test_the_runtime_folder_is_private_and_one_without_a_server_is_removed(tmp_path: Path) -> None:
+    environment = Environment((f"XDG_RUNTIME_DIR={tmp_path}".encode(),))
+    used, lock = make_runtime_folder(environment, "/")
+    assert used.stat().st_mode & 0o777 == 0o700
+    abandoned, other = tmp_path / ".graftbox-1-abandoned", tmp_path / "other"
+    for folder in (abandoned, other):
+        folder.mkdir()
+        (folder / "tmux").touch()
+    for folder in (used, abandoned, other):
+        os.utime(folder, (0, 0))
+    new, another_lock = make_runtime_folder(environment, "/")
+    assert sorted(tmp_path.iterdir()) == sorted((used, new, other))
+    os.close(lock)
+    os.close(another_lock)
 
 
 def test_without_any_writable_place_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pathlib import Path
-
     def refuse(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         raise PermissionError(13, "Permission denied")
 
