@@ -57,7 +57,7 @@ def parse(data: bytes, name: str) -> Elf:
     """The facts of an ELF file; ``name`` is for the `FormatError` that a damaged one raises."""
     try:
         return _parse(data)
-    except (struct.error, ValueError, IndexError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise FormatError(f"{name} is not a usable ELF file: {error}. Fetch its package again.") from error
 
 

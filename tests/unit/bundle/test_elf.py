@@ -109,6 +109,14 @@ def test_a_file_for_32_bits_is_refused(make_elf: MakeElf) -> None:
         elf.parse(bytes(data), "old.so")
 
 
+def test_a_program_header_table_beyond_any_file_is_a_format_error(make_elf: MakeElf) -> None:
+    data = bytearray(make_elf(interpreter="/lib/ld.so"))
+    data[32:40] = b"\xff" * 8
+    with pytest.raises(FormatError):
+        elf.parse(bytes(data), "it")
+
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damage_is_a_format_error_or_harmless(make_elf: MakeElf, draw: st.DataObject) -> None:
