@@ -42,15 +42,15 @@ async def serve(settings: Settings, environment: Environment) -> None:
         ) from error
     if server.port is not None:
         print(f"Listening on {settings.host}:{server.port}", file=sys.stderr, flush=True)
-    tasks = [loop.create_task(sandbox.prepare())]
+    preparing = loop.create_task(sandbox.prepare())
     child = Child(settings.child, environment, settings.child_dir) if settings.child else None
     if child:
         child.start()
-        tasks.append(loop.create_task(child.watch()))
+        watching = loop.create_task(child.watch())
     await stop.wait()
+    preparing.cancel()
     await server.close()
     if child:
         await child.stop()
+        watching.cancel()
     await sandbox.close()
-    for task in tasks:
-        task.cancel()

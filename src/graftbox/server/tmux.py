@@ -150,9 +150,12 @@ class Tmux:
         self.panes: dict[str, Pane] = {}
         self.expected: dict[str, tuple[Program, Listener, asyncio.Future[Pane]]] = {}
         self.starting = asyncio.Lock()
+        self.closed = False
 
     async def open(self, program: Program, listener: Listener) -> Pane:
         """A new pane running ``program``; raises `TmuxError` when it does not come up."""
+        if self.closed:
+            raise TmuxError("the server is ending")
         loop = asyncio.get_running_loop()
         token = os.urandom(16).hex()
         ready: asyncio.Future[Pane] = loop.create_future()
@@ -249,7 +252,8 @@ class Tmux:
                 await pane.control.command("kill-pane", "-t", pane.id)
 
     async def close(self) -> None:
-        """End the tmux server and every shell in it."""
+        """End the tmux server and every shell in it, for good."""
+        self.closed = True
         if self.listening:
             self.listening.close()
         if self.control and not self.control.closed:

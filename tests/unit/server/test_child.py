@@ -80,3 +80,14 @@ def test_a_port_in_use_is_an_error_that_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in second.stderr
     process.terminate()
     process.communicate(timeout=20)
+
+
+def test_a_server_that_is_stopped_while_its_shell_starts_ends_at_once(tmp_path: Path) -> None:
+    for delay in (0.0, 0.03, 0.06, 0.1):
+        process, _ = run_server(tmp_path, "sleep", "300")
+        time.sleep(delay)
+        began = time.monotonic()
+        process.terminate()
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert time.monotonic() - began < 1.5
