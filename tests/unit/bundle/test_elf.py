@@ -116,7 +116,6 @@ def test_a_program_header_table_beyond_any_file_is_a_format_error(make_elf: Make
         elf.parse(bytes(data), "it")
 
 
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damage_is_a_format_error_or_harmless(make_elf: MakeElf, draw: st.DataObject) -> None:
