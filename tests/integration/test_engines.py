@@ -147,7 +147,8 @@ def test_one_command_gives_its_output_and_exit_code(engine: str) -> None:
     base = reference("busybox")
     before = graftbox("ps", "--json").stdout
     line = graftbox("run", "--engine", engine, base, "--", "echo 'a  b' | wc -c; exit 7", check=False)
-    assert (line.returncode, line.stdout) == (7, "5\n")
+    assert (line.returncode, line.stdout) == (7, "5\n"), line.stderr
+    assert graftbox("run", "--engine", engine, base, "--", "cat; read x || echo end").stdout == "end\n"
     words = graftbox("run", "--engine", engine, base, "--", "printf", "%s|", "a  b", "$HOME", "c")
     assert words.stdout == "a  b|$HOME|c|\n"
     assert graftbox("ps", "--json").stdout == before

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from graftbox.errors import TransportError, UsageError
+from graftbox.errors import TransportError, UnsupportedError, UsageError
 from graftbox.store import Store
 
 if TYPE_CHECKING:
@@ -69,16 +69,25 @@ def choose(name: str, store: Store) -> Engine:
 
         return podman(store) or start_service(store)
     if name == "auto":
-        return docker(store) or podman(store) or embedded(store)
+        return _if_usable(docker, store) or _if_usable(podman, store) or embedded(store)
     raise UsageError(f"There is no engine {name!r}; there are {', '.join(NAMES)}.")
+
+
+def _if_usable(find: Callable[[Store], DockerEngine | None], store: Store) -> DockerEngine | None:
+    """The engine, or a note why it is left aside: nobody asked for it by name."""
+    try:
+        return find(store)
+    except UnsupportedError as error:
+        note(f"left aside: {error}")
+        return None
 
 
 def every(store: Store) -> list[Engine]:
     """All engines that may have sandboxes. Podman's service is started for the question if need be."""
     engines: list[Engine] = [embedded(store)]
-    if (found := docker(store)) is not None:
+    if (found := _if_usable(docker, store)) is not None:
         engines.append(found)
-    if (other := podman(store)) is not None:
+    if (other := _if_usable(podman, store)) is not None:
         engines.append(other)
     elif (store.root / "podman-used").exists():
         from graftbox.sandbox.engines.podman import installed, start_service

@@ -188,13 +188,15 @@ def _run_command(sandbox: Sandbox, command: tuple[str, ...], timeout: float | No
 
     line = command[0] if len(command) == 1 else shlex.join(command)
     with Client(sandbox.url, sandbox.key) as client:
-        # In a shell of its own, so that `exit` ends the command and not the sandbox's shell.
-        outcome = client.run(f"(\n{line}\n)", timeout)
+        # In a shell of its own, so that `exit` ends the command and not the sandbox's shell; with no input,
+        # as nobody could type it.
+        outcome = client.run(f"(\n{line}\n) </dev/null", timeout)
     if outcome.output:
         sys.stdout.write(outcome.output + "\n")
         sys.stdout.flush()
     if outcome.exit_code < 0:
-        print(f"graftbox: {outcome.note.strip() or 'the command did not end'}", file=sys.stderr)
+        within = "" if timeout is None else f" within {timeout:g} s (--timeout)"
+        print(f"graftbox: the command did not end{within} and was killed.", file=sys.stderr)
         return 124
     return outcome.exit_code
 

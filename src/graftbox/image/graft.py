@@ -149,8 +149,8 @@ def check_platform(config: dict[str, Any], arch: str, name: str) -> None:
         raise UnsupportedError(f"{name} is an image for {system}; graftbox works on Linux images only.")
     if machine != arch:
         raise UnsupportedError(
-            f"{name} is an image for linux/{machine}, and the bundle is for linux/{arch}. "
-            f"Choose the platform with --platform linux/{arch}, if the image has it."
+            f"{name} is an image for linux/{machine}, and the bundle is for linux/{arch}; "
+            f"graft it with --platform linux/{machine}, or name an image for linux/{arch}."
         )
 
 

@@ -212,11 +212,9 @@ def disk(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"No space left while writing {path}; free some and run the command again."
             ) from error
-        if (
-            isinstance(error, (PermissionError, NotADirectoryError, FileExistsError))
-            or error.errno == errno.EROFS
-        ):
+        refused = (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError)
+        if isinstance(error, refused) or error.errno == errno.EROFS:
             raise StorageError(
-                f"Cannot write {path}: {error.strerror}. Choose a folder that you own."
+                f"Cannot write {path}: {error.strerror}. Choose a folder that exists and that you own."
             ) from error
         raise

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from graftbox.cli.engines import choose
 from graftbox.cli.sandboxes import logs, ps, rm, stop
-from graftbox.errors import NotFoundError, TransportError
+from graftbox.errors import NotFoundError, TransportError, UnsupportedError
 from graftbox.store import Store
 
 
@@ -37,4 +37,14 @@ def test_an_unknown_name_is_an_error(command: object) -> None:
 def test_without_a_daemon_the_engine_is_embedded_and_docker_says_what_is_missing() -> None:
     assert choose("auto", Store()).name == "embedded"
     with pytest.raises(TransportError, match="--engine embedded"):
+        choose("docker", Store())
+
+
+def test_a_docker_that_graftbox_cannot_speak_to_is_left_aside_with_a_note(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://far")
+    assert choose("auto", Store()).name == "embedded"
+    assert "ssh://far" in capsys.readouterr().err
+    with pytest.raises(UnsupportedError, match="ssh://far"):
         choose("docker", Store())

@@ -231,6 +231,14 @@ def test_a_full_disk_is_named_and_leaves_nothing(
     run(based, f"oci:{tmp_path / 'out'}:x", store, bundle)
 
 
+@pytest.mark.parametrize("target", ["oci:/proc/none/x:1", "docker-archive:/nowhere/a.tar"])
+def test_a_target_in_a_folder_that_cannot_be_is_named(
+    based: str, target: str, store: Store, bundle: Bundle
+) -> None:
+    with pytest.raises(StorageError, match="Cannot write"):
+        run(based, target, store, bundle)
+
+
 @pytest.mark.parametrize("form", ["oci:{0}/l:x", "oci-archive:{0}/a.tar:x"])
 def test_ctrl_c_in_the_middle_leaves_nothing_under_the_name(
     form: str, layout: Any, store: Store, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

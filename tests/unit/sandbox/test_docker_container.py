@@ -74,23 +74,28 @@ def test_volumes_and_ports_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "remote", "url"),
+    ("changes", "url"),
     [
-        ({}, None, "http://127.0.0.1:49153"),
-        ({}, "far", "http://far:49153"),
-        ({"network": Network.NONE}, None, "unix:///sockets/box/run/server.sock"),
-        ({"network": Network.HOST, "port": 8080}, None, "http://127.0.0.1:8080"),
+        ({}, "http://127.0.0.1:49153"),
+        ({"network": Network.NONE}, "unix:///sockets/box/run/server.sock"),
+        ({"network": Network.HOST, "port": 8080}, "http://127.0.0.1:8080"),
     ],
 )
-def test_a_container_says_how_it_is_reached(changes: dict[str, Any], remote: str | None, url: str) -> None:
+def test_a_container_says_how_it_is_reached(changes: dict[str, Any], url: str) -> None:
     body = container(spec(**changes), IMAGE, SOCKETS)
     ports = {"60000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "49153"}]}
     details = {"Config": body, "State": {"Running": True}, "NetworkSettings": {"Ports": ports}}
-    found = sandbox_of(details, "docker", remote)
+    found = sandbox_of(details, "docker")
     assert (found.url, found.key, found.status, found.name) == (url, "secret", "running", "box")
     assert found.image == "docker://base:1"
-    ended = sandbox_of({**details, "State": {"Running": False}}, "docker", remote)
+    ended = sandbox_of({**details, "State": {"Running": False}}, "docker")
     assert (ended.url, ended.status) == ("", "exited")
+
+
+@pytest.mark.parametrize("host", ["tcp://far:2375", "tcp://10.0.0.2:2375"])
+def test_another_machines_docker_is_refused_before_it_is_asked(host: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="another machine"):
+        DockerEngine(Store(tmp_path), host).start(spec())
 
 
 @given(st.lists(st.binary(max_size=300)), st.integers(1, 50))

@@ -114,6 +114,11 @@ class DockerEngine:
     def start(self, spec: SandboxSpec) -> Sandbox:
         if not isinstance(spec.base, EngineImage):
             raise UsageError(f"{self.name} runs images that it has, not folders.")
+        if not _is_here(self.host):
+            raise UnsupportedError(
+                f"{self.name} at {self.host} is another machine, and a sandbox's port is open to the machine "
+                "that it runs on only. Run graftbox there, or use --engine embedded."
+            )
         if spec.network is Network.NONE:
             self._make_socket_folder(spec.name)
         created = False
@@ -159,7 +164,7 @@ class DockerEngine:
         details = answer.json()
         if (details["Config"].get("Labels") or {}).get(LABEL) != name:
             return None
-        return sandbox_of(details, self.name, urlsplit(self.host).hostname)
+        return sandbox_of(details, self.name)
 
     def stop(self, name: str, grace: float = 10) -> None:
         self._known(name)
@@ -299,8 +304,8 @@ def _bind(source: Path, target: str, read_only: bool) -> dict[str, Any]:
     return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
 
 
-def sandbox_of(details: Mapping[str, Any], engine: str, remote: str | None) -> Sandbox:
-    """From ``GET /containers/<name>/json``; ``remote`` is the daemon's host where it is not this machine."""
+def sandbox_of(details: Mapping[str, Any], engine: str) -> Sandbox:
+    """From ``GET /containers/<name>/json``."""
     config = details["Config"]
     labels = config["Labels"]
     runs = bool(details["State"]["Running"])
@@ -311,7 +316,7 @@ def sandbox_of(details: Mapping[str, Any], engine: str, remote: str | None) -> S
     elif runs:
         published = (details["NetworkSettings"].get("Ports") or {}).get(f"{GUEST_PORT}/tcp") or [{}]
         port = labels.get(PORT_LABEL) or published[0].get("HostPort")
-        url = f"http://{remote or '127.0.0.1'}:{port}"
+        url = f"http://127.0.0.1:{port}"
     return Sandbox(
         name=labels[LABEL],
         engine=engine,
@@ -333,6 +338,12 @@ def unframed(chunks: Iterator[bytes]) -> Iterator[bytes]:
                 break
             yield pending[8 : 8 + size]
             pending = pending[8 + size :]
+
+
+def _is_here(host: str) -> bool:
+    """Whether a DOCKER_HOST is this machine's."""
+    name = urlsplit(host).hostname if not host.startswith("unix:") else None
+    return name is None or name in {"localhost", "::1"} or name.startswith("127.")
 
 
 def _connection(host: str) -> httpx2.Client:
