@@ -83,8 +83,13 @@ class Store:
             raise FormatError(f"{digest!r} is not a sha256 digest (sha256: and 64 lower-case hex digits).")
         return self.root / "blobs" / "sha256" / hexdigits
 
-    def has(self, digest: str) -> bool:
-        return self.blob_path(digest).is_file()
+    def has(self, digest: str, size: int | None = None) -> bool:
+        """Whether the blob is here; with a ``size``, one that something has cut off since is not."""
+        try:
+            found = self.blob_path(digest).stat()
+        except FileNotFoundError:
+            return False
+        return size is None or found.st_size == size
 
     def put(self, data: bytes) -> str:
         """Stores ``data`` and returns its digest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.bundle.native import architecture
 from graftbox.bundle.progress import Progress, Silent
 from graftbox.bundle.recipe import Recipe
-from graftbox.errors import NotFoundError
+from graftbox.errors import FormatError, NotFoundError
 from graftbox.store import Store, storage_errors
 
 if TYPE_CHECKING:
@@ -156,21 +157,28 @@ class Job:
         path = self.path
         if not path.is_file():
             return None
-        found = manifests.parse(path.read_bytes(), str(path))
-        return found if all(self.store.has(layer.digest) for layer in found.layers) else None
+        try:
+            found = manifests.parse(path.read_bytes(), str(path))
+        except FormatError:
+            return None  # made again, like everything in a cache
+        return found if all(map(self._is_here, found.layers)) else None
 
     def save(self, layers: Iterable[Layer]) -> BundleManifest:
         made = BundleManifest(self.arch, "tree", self.lock.digest, self.components, tuple(layers))
         _write(self.store, self.path, made.to_json())
         return made
 
+    def _is_here(self, layer: Layer) -> bool:
+        return self.store.has(layer.digest, layer.compressed_size)
+
     def layer(self, name: str, progress: Progress, sources: Sources | None) -> Layer:
         """The layer, from the store if its inputs are the same as they were."""
         record = self.store.root / "layers" / f"{self.key(name)}.json"
         if record.is_file():
-            known = Layer(**json.loads(record.read_bytes()))
-            if self.store.has(known.digest):
-                return known
+            with contextlib.suppress(ValueError, TypeError):  # a damaged record is made again
+                known = Layer(**json.loads(record.read_bytes()))
+                if self._is_here(known):
+                    return known
         from graftbox.bundle import layers
 
         component = self.components[0] if name == SERVER else name
@@ -186,7 +194,7 @@ class Job:
         from graftbox.bundle import bytecode, plan, relocation, stage
 
         entries = [] if name == SERVER else self.entries(name)
-        paths = _fetched([*entries, *self._compiler_entries], self.store, sources, progress)
+        paths = self._fetched([*entries, *self._compiler_entries], progress, sources)
         compiler = Compiler.unpack(self.store, {entry: paths[entry] for entry in self._compiler_entries})
         progress.start(f"staging {name}", 1)
         if name == SERVER:
@@ -203,21 +211,17 @@ class Job:
         progress.done()
         return content
 
+    def _fetched(
+        self, entries: Sequence[Entry], progress: Progress, sources: Sources | None
+    ) -> dict[Entry, Path]:
+        from graftbox.bundle.fetch import fetch
+        from graftbox.bundle.sources import Sources
+
+        return fetch(entries, self.store, sources or Sources.find(), progress, recipe=self.recipe)
+
 
 def _origin(entry: Entry) -> str:
     return f"{entry.name} {entry.version}"
-
-
-def _fetched(
-    entries: Sequence[Entry], store: Store, sources: Sources | None, progress: Progress
-) -> dict[Entry, Path]:
-    paths = {entry: store.blob_path(f"sha256:{entry.sha256}") for entry in entries}
-    if all(path.is_file() for path in paths.values()):
-        return paths
-    from graftbox.bundle.fetch import fetch
-    from graftbox.bundle.sources import Sources
-
-    return fetch(list(paths), store, sources or Sources.find(), progress)
 
 
 def _server_content() -> Content:

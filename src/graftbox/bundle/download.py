@@ -108,7 +108,7 @@ class Downloader:
                 if response.total is not None and response.total != size:
                     raise VerificationError(
                         f"{shown(url)} has {response.total} bytes where {size} are locked; nothing was kept. "
-                        "The source serves another file under this name: use another mirror, or lock again."
+                        "Use another mirror or index, or run `graftbox lock` if you trust the new file."
                     )
                 if response.start != have:
                     stream.truncate(0)

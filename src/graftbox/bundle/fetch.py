@@ -15,6 +15,7 @@ from graftbox.bundle import index
 from graftbox.bundle.download import Downloader, shown
 from graftbox.bundle.lock import Entry, LockedPackage, LockedWheel
 from graftbox.bundle.progress import Progress, Silent
+from graftbox.bundle.recipe import Recipe
 from graftbox.bundle.sources import Sources
 from graftbox.errors import GraftboxError, NotFoundError, TransportError, VerificationError
 from graftbox.store import Store, digest_of_file, storage_errors
@@ -28,23 +29,30 @@ def fetch(
     sources: Sources,
     progress: Progress | None = None,
     downloader: Downloader | None = None,
+    recipe: Recipe | None = None,
 ) -> dict[Entry, Path]:
     """The path of every entry's ``.deb`` or ``.whl`` in the store, downloading those not there yet.
 
-    Locked files that no source has any more are one `NotFoundError` that names them all. After any
-    error, Ctrl-C included, what has arrived is kept and the next call goes on from there.
+    Locked files that no source has any more are one `NotFoundError` that names them all and how to lock
+    ``recipe`` (the built-in one by default) anew. After any error, Ctrl-C included, what has arrived is
+    kept and the next call goes on from there.
     """
-    paths = {entry: store.blob_path(f"sha256:{entry.sha256}") for entry in entries}
-    missing = {entry.sha256: entry for entry in entries if not paths[entry].is_file()}
+    missing = {entry.sha256: entry for entry in entries if not is_here(entry, store)}
     if missing:
         progress = progress or Silent()
         with downloader or Downloader(sources.authorities()) as connection:
-            progress.start(f"fetching {len(missing)} packages", sum(e.size for e in missing.values()))
-            try:
-                _fetch_all(list(missing.values()), store, sources, connection, _Counter(progress))
-            finally:
-                progress.done()
-    return paths
+            what = f"fetching {len(missing)} package{'s' * (len(missing) > 1)}"
+            progress.start(what, sum(e.size for e in missing.values()))
+            gone = _fetch_all(list(missing.values()), store, sources, connection, _Counter(progress))
+            if gone:
+                raise NotFoundError(_gone_message(gone, (recipe or Recipe.builtin()).lock_command))
+            progress.done()
+    return {entry: store.blob_path(f"sha256:{entry.sha256}") for entry in entries}
+
+
+def is_here(entry: Entry, store: Store) -> bool:
+    """Whether the entry's file is in the store; one that was cut off there is fetched again."""
+    return store.has(f"sha256:{entry.sha256}", entry.size)
 
 
 def addresses(entry: Entry, sources: Sources, downloader: Downloader) -> list[str]:
@@ -59,8 +67,8 @@ def addresses(entry: Entry, sources: Sources, downloader: Downloader) -> list[st
 
 def _fetch_all(
     missing: list[Entry], store: Store, sources: Sources, downloader: Downloader, counter: _Counter
-) -> None:
-    """Downloads largest first; the first error other than "gone" stops the rest."""
+) -> list[Entry]:
+    """Downloads largest first and returns what is gone; the first other error stops the rest."""
     gone: list[Entry] = []
     with concurrent.futures.ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch") as pool:
         jobs = {
@@ -77,23 +85,22 @@ def _fetch_all(
             downloader.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    if gone:
-        raise NotFoundError(_gone_message(gone))
+    return gone
 
 
-def _gone_message(gone: list[Entry]) -> str:
+def _gone_message(gone: list[Entry], lock_command: str) -> str:
     packages = sorted({f"{e.name} {e.version}" for e in gone if isinstance(e, LockedPackage)})
     wheels = sorted({e.filename for e in gone if isinstance(e, LockedWheel)})
     sentences = []
     if packages:
         sentences.append(
             f"The mirror no longer has {len(packages)} locked package{'s' * (len(packages) > 1)}: "
-            f"{', '.join(packages)}. Run `graftbox lock --update-missing` to lock what replaced "
+            f"{', '.join(packages)}. Run `{lock_command} --update-missing` to lock what replaced "
             "what is gone, or name a snapshot archive (--snapshot, GRAFTBOX_SNAPSHOT)."
         )
     if wheels:
         sentences.append(
-            f"No package index has {', '.join(wheels)} with the locked hash. Run `graftbox lock "
+            f"No package index has {', '.join(wheels)} with the locked hash. Run `{lock_command} "
             "--update-missing`, or name an index that has them (--index-url, GRAFTBOX_INDEX_URL)."
         )
     return " ".join(sentences)
@@ -104,7 +111,7 @@ def _fetch_one(
 ) -> None:
     """Puts one entry's file into the store, from the first address that gives the locked bytes."""
     failure: GraftboxError | None = None
-    with _part(store, entry.sha256, downloader) as part:
+    with _part(store, entry, downloader) as part:
         if part is None:  # another process has fetched it meanwhile
             counter(entry.size)
             return
@@ -139,8 +146,8 @@ def _complete(
         _empty(part, counter)
         if not resumed:
             raise VerificationError(
-                f"{entry.filename} from {shown(url)} is not what was locked: its sha256 differs. Nothing was "
-                "kept. Use another mirror or index; if you trust the new file, run `graftbox lock`."
+                f"{entry.filename} from {shown(url)} is not what was locked: its sha256 differs; nothing was "
+                "kept. Use another mirror or index, or run `graftbox lock` if you trust the new file."
             )
         resumed = False  # the beginning, from an earlier run, may have been the wrong part
 
@@ -152,22 +159,25 @@ def _empty(part: IO[bytes], counter: _Counter) -> None:
 
 
 @contextlib.contextmanager
-def _part(store: Store, sha256: str, downloader: Downloader) -> Iterator[IO[bytes] | None]:
+def _part(store: Store, entry: Entry, downloader: Downloader) -> Iterator[IO[bytes] | None]:
     """The unfinished file ``tmp/<sha256>.part``, locked against other processes; None once it is done."""
-    path = store.folder("tmp") / f"{sha256}.part"
+    path = store.folder("tmp") / f"{entry.sha256}.part"
     with storage_errors(store.root):
         while True:
             downloader.check()
             with path.open("ab+") as stream:
                 _lock(stream, downloader)
-                if store.has(f"sha256:{sha256}"):
-                    if _is_same(stream, path):
+                if not _is_same(stream, path):
+                    if is_here(entry, store):
+                        yield None
+                        return
+                    continue  # whoever held it has moved or deleted it: open it anew
+                try:
+                    yield None if is_here(entry, store) else stream
+                finally:
+                    if _is_same(stream, path) and (path.stat().st_size == 0 or is_here(entry, store)):
                         path.unlink()
-                    yield None
-                    return
-                if _is_same(stream, path):  # else whoever held it has moved or deleted it: open it anew
-                    yield stream
-                    return
+                return
 
 
 def _lock(stream: IO[bytes], downloader: Downloader) -> None:

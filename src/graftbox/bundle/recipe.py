@@ -88,6 +88,13 @@ class Recipe:
         return self.path.with_suffix(".lock.json")
 
     @property
+    def lock_command(self) -> str:
+        """What a user types to lock this recipe."""
+        if self.path.parent != RECIPES:
+            return f"graftbox lock {self.path}"
+        return "graftbox lock" if self.path.stem == BUILTIN else f"graftbox lock {self.path.stem}"
+
+    @property
     def resolution_digest(self) -> str:
         """Digest of the parts that decide what is locked; staging may change without a new lock."""
         facts = {

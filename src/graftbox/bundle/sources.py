@@ -60,14 +60,19 @@ class Sources:
 
     def mirrors(self, archive: str) -> tuple[str, ...]:
         """Addresses of ``debian`` or ``debian-security``; `ConfigurationError` on a machine without any."""
+        if found := self._mirrors(archive):
+            return found
         setting = ARCHIVE_SETTING[archive]
-        found = self.given.get(setting) or apt.mirrors(self._apt, security=archive == "debian-security")
-        if not found:
-            raise ConfigurationError(
-                f"This machine's apt names no mirror of the {archive} archive. Set --{setting}, "
-                f"{_variable(setting)}, or `{setting}` below [sources] in {config_path(self.environ)}."
-            )
-        return found
+        others = [s for a, s in ARCHIVE_SETTING.items() if a != archive and not self._mirrors(a)]
+        likewise = "".join(f"; {other} likewise" for other in others)
+        raise ConfigurationError(
+            f"This machine's apt names no mirror of the {archive} archive. Set --{setting}, "
+            f"{_variable(setting)}, or `{setting}` below [sources] in {config_path(self.environ)}{likewise}."
+        )
+
+    def _mirrors(self, archive: str) -> tuple[str, ...]:
+        given = self.given.get(ARCHIVE_SETTING[archive])
+        return given or apt.mirrors(self._apt, security=archive == "debian-security")
 
     def snapshots(self, archive: str, timestamp: str) -> tuple[str, ...]:
         """Roots of the archive as it was at ``timestamp`` (``20261121T021046Z``); empty without snapshots."""

@@ -8,6 +8,7 @@ import sys
 import click
 
 from graftbox import __version__
+from graftbox.cli.status import say
 from graftbox.errors import GraftboxError
 
 COMMANDS = {
@@ -49,11 +50,11 @@ def main() -> None:
     try:
         app.main(standalone_mode=False)
     except GraftboxError as error:
-        print(f"graftbox: {error}", file=sys.stderr)
+        say(str(error))
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        print("graftbox: interrupted; nothing half-written was kept.", file=sys.stderr)
+        say("interrupted; nothing half-written was kept.")
         sys.exit(130)

@@ -9,6 +9,12 @@ from typing import TextIO
 INTERVAL = 0.1
 
 
+def say(message: str) -> None:
+    """Prints a message on standard error, over a line that a `Status` has not ended."""
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{start}graftbox: {message}", file=sys.stderr)
+
+
 class Status:
     """A `graftbox.bundle.progress.Progress`: one line per step, redrawn while it runs on a terminal."""
 

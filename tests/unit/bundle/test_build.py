@@ -29,7 +29,16 @@ def test_a_saved_bundle_is_current_while_its_layers_are_there(job: Job) -> None:
     made = job.save([Layer("core", "core", digest, digest, 5, 5, 1)])
     assert current("amd64", store=job.store) == made
     assert current("arm64", store=job.store) is None
+    job.store.blob_path(digest).write_bytes(b"lay")
+    assert current("amd64", store=job.store) is None
     job.store.blob_path(digest).unlink()
+    assert current("amd64", store=job.store) is None
+
+
+def test_a_damaged_manifest_counts_as_none(job: Job) -> None:
+    digest = job.store.put(b"layer")
+    job.save([Layer("core", "core", digest, digest, 5, 5, 1)])
+    job.path.write_text("{")
     assert current("amd64", store=job.store) is None
 
 

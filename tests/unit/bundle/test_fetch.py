@@ -18,6 +18,7 @@ import pytest
 from graftbox.bundle.download import Downloader
 from graftbox.bundle.fetch import fetch
 from graftbox.bundle.lock import Entry, LockedPackage, LockedWheel
+from graftbox.bundle.recipe import Recipe
 from graftbox.errors import NotFoundError, StorageError, TransportError, VerificationError
 from graftbox.store import Store
 
@@ -112,6 +113,15 @@ def test_another_file_of_the_same_size_is_refused_and_not_kept(
     assert leftovers(store) == []
 
 
+def test_a_file_that_was_cut_off_in_the_store_is_fetched_again(
+    archive: Any, store: Store, tmp_path: Path, package: LockedPackage
+) -> None:
+    path = fetch([package], store, archive.sources(tmp_path))[package]
+    path.write_bytes(path.read_bytes()[:10])
+    fetch([package], store, archive.sources(tmp_path))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256
+
+
 def test_a_file_of_another_size_is_refused_before_it_is_read(
     archive: Any, store: Store, tmp_path: Path, package: LockedPackage
 ) -> None:
@@ -159,6 +169,9 @@ def test_all_packages_that_are_gone_are_named_in_one_message(
     assert "curl 1.0, git 1.0" in str(caught.value)
     assert "graftbox lock --update-missing" in str(caught.value)
     assert store.has(f"sha256:{package.sha256}")
+    assert leftovers(store) == []
+    with pytest.raises(NotFoundError, match="graftbox lock tools --update-missing"):
+        fetch(gone, store, archive.sources(tmp_path), recipe=Recipe.builtin("tools"))
 
 
 def test_a_gone_package_comes_from_the_snapshot_archive(

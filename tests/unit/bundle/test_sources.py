@@ -64,6 +64,16 @@ def test_the_machines_own_apt_is_asked_when_nobody_says_anything(
     assert Sources({}, environ, apt_root=tmp_path).mirrors("debian") == ("http://apt.example/debian",)
 
 
+def test_a_machine_without_any_mirror_is_told_every_setting_at_once(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"--debian-mirror, GRAFTBOX_DEBIAN_MIRROR.*security-mirror"):
+        Sources({}, environ, apt_root=tmp_path).mirrors("debian")
+    (tmp_path / "sources.list").write_text("deb http://apt.example/debian bookworm main\n")
+    with pytest.raises(ConfigurationError, match=r"--security-mirror.*config.toml\.$"):
+        Sources({}, environ, apt_root=tmp_path).mirrors("debian-security")
+
+
 def test_a_snapshot_archive_is_a_folder_or_a_template(environ: dict[str, str], tmp_path: Path) -> None:
     plain = Sources.find(environ, snapshot="https://s.example/archive/")
     assert plain.snapshots("debian-security", "T1") == ("https://s.example/archive/debian-security/T1",)
