@@ -115,6 +115,34 @@ def test_many_idle_connections_do_not_keep_a_new_client_out(client: Any) -> None
     client.connection.close()
 
 
+@pytest.mark.parametrize("request_line", [b"GET /alive", b"CONNECT x:1", b"OPTIONS *"])
+def test_no_request_switches_the_protocol(client: Any, request_line: bytes) -> None:
+    head = b"%s HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n" % request_line
+    last = b"GET /alive HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    answer = raw(client, head + last)
+    assert answer.count(b"HTTP/1.1 ") == 2
+    assert b" 101 " not in answer
+
+
+def test_every_one_of_twenty_clients_gets_its_own_output(client: Any) -> None:
+    wrong: list[str] = []
+
+    def talk(number: int) -> None:
+        own = type(client)(client.port, client.folder, client.process)
+        for turn in range(10):
+            text = f"token_{number}_{turn}"
+            if own.output(f"echo {text}") != text:
+                wrong.append(text)
+        own.connection.close()
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
 def test_a_chunked_body_is_understood(client: Any) -> None:
     body = json.dumps({"action": {"action": "nope"}}).encode()
     head = (
