@@ -108,7 +108,7 @@ def run(
 
 def specification(ready: Any, options: dict[str, Any]) -> SandboxSpec:
     """The options as facts."""
-    from graftbox.sandbox.spec import Network, SandboxSpec, Volume, checked_name, new_key, variable
+    from graftbox.sandbox.spec import Network, SandboxSpec, Volume, absolute, checked_name, new_key, variable
 
     if options.pop("locked_down"):
         options |= {"read_only": True, "network": options["network"] or "none", "cap_drop": ("ALL",)}
@@ -123,9 +123,9 @@ def specification(ready: Any, options: dict[str, Any]) -> SandboxSpec:
         tree=ready.tree,
         env=tuple(pair for pair in variables if pair is not None),
         user=options["user"],
-        working_dir=options["workdir"],
+        working_dir=None if options["workdir"] is None else absolute(options["workdir"], "--workdir"),
         volumes=tuple(Volume.parse(text) for text in options["volumes"]),
-        tmpfs=tuple(options["tmpfs"]),
+        tmpfs=tuple(absolute(path, "--tmpfs") for path in options["tmpfs"]),
         read_only=options["read_only"],
         network=Network(options["network"]) if options["network"] else None,
         cap_drop=tuple(options["cap_drop"]),

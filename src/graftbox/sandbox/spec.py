@@ -134,6 +134,13 @@ def checked_name(name: str | None) -> str:
     return name
 
 
+def absolute(path: str, option: str) -> str:
+    """``path``, which must be absolute because the sandbox has no current folder to start from."""
+    if not path.startswith("/"):
+        raise UsageError(f"{option} {path!r} must be an absolute path in the sandbox, such as /{path}.")
+    return path
+
+
 def loopback_port(wanted: int | None = None) -> int:
     """A port of the loopback interface that nothing listens on just now: ``wanted``, or any.
 

@@ -56,6 +56,9 @@ def test_options_that_make_no_sense_are_usage_errors() -> None:
         parsed("--name", "no/slash")
     with pytest.raises(UsageError, match="does not exist"):
         parsed("-v", "/no/such/folder:/x")
+    for option in ("--workdir", "--tmpfs"):
+        with pytest.raises(UsageError, match=f"{option} 'src' must be an absolute path"):
+            parsed(option, "src")
     for arguments in (
         ["--engine", "lxc", "base"],
         ["--detach", "base", "--", "ls"],

@@ -67,6 +67,7 @@ def test_root_keeps_dockers_capabilities_and_others_none(tmp_path: Path) -> None
     assert "CAP_CHOWN" in kept(options(spec(tmp_path)))
     assert "CAP_CHOWN" not in kept(options(spec(tmp_path, cap_drop=("chown",))))
     assert kept(options(spec(tmp_path, cap_drop=("ALL",)))) == set()
+    assert "CAP_MISSPELT" in options(spec(tmp_path, cap_drop=("misspelt",))), "bubblewrap is to refuse it"
     assert kept(options(spec(tmp_path), APP, mapped=False)) == set()
     assert kept(options(spec(tmp_path), APP, mapped=True)) == {"CAP_SETUID", "CAP_SETGID"}
 

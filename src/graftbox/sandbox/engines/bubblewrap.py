@@ -163,7 +163,10 @@ def _capabilities(spec: SandboxSpec, user: User, *, mapped: bool) -> list[str]:
     kept = [name for name in CAPABILITIES if user.uid == 0 and not dropped & {"ALL", name}]
     if mapped and user.uid != 0:
         kept = ["SETUID", "SETGID"]  # for BECOME, which loses them by becoming the user
-    return ["--cap-drop", "ALL", *(word for name in kept for word in ("--cap-add", f"CAP_{name}"))]
+    options = ["--cap-drop", "ALL", *(word for name in kept for word in ("--cap-add", f"CAP_{name}"))]
+    # Gone already, but bubblewrap refuses what is no capability, such as a misspelt one.
+    others = sorted(dropped - {"ALL", *CAPABILITIES})
+    return [*options, *(word for name in others for word in ("--cap-drop", f"CAP_{name}"))]
 
 
 def _mounts(spec: SandboxSpec, places: Places, lower: Path) -> list[str]:

@@ -94,6 +94,7 @@ class EmbeddedEngine:
                 return self._start(spec, image, user, places)
             except BaseException:
                 _remove_tree(places.root)
+                self._forget_lock(spec.name)
                 raise
 
     def _start(self, spec: SandboxSpec, image: UnpackedImage, user: User, places: Places) -> Sandbox:
@@ -186,7 +187,7 @@ class EmbeddedEngine:
                     raise UsageError(f"The sandbox {name!r} is running; stop it first or use `rm -f`.")
                 state.process.end(0)
             _remove_tree(self._places(name).root)
-        (self._store.root / "locks" / f"sandbox-{name}.lock").unlink(missing_ok=True)
+            self._forget_lock(name)
 
     def logs(self, name: str, *, follow: bool = False) -> Iterator[bytes]:
         state = self._state(name)
@@ -201,6 +202,9 @@ class EmbeddedEngine:
 
     def _places(self, name: str) -> Places:
         return Places(self._store.root / "sandboxes" / name)
+
+    def _forget_lock(self, name: str) -> None:
+        (self._store.root / "locks" / f"sandbox-{name}.lock").unlink(missing_ok=True)
 
     def _state(self, name: str) -> State:
         state = State.read(self._places(name).state)
