@@ -72,11 +72,9 @@ class Conversation:
             return several_commands(commands)
         if self.current is not None and not finished:
             suffix = (
-                f'\n[Your command "{command}" is NOT executed. The previous command is still '
-                f"running - You CANNOT send "
-                "new commands until the previous command is completed. By setting `is_input` to "
-                "`true`, you can "
-                f"interact with the current process: {WAITING}]"
+                f'\n[Your command "{command}" is NOT executed. The previous command is still running - You '
+                "CANNOT send new commands until the previous command is completed. By setting `is_input` to "
+                f"`true`, you can interact with the current process: {WAITING}]"
             )
             return await self._unfinished(action, command, suffix)
         if key:

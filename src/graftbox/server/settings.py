@@ -13,7 +13,8 @@ DEFAULT_PORT = 60000
 DEFAULT_SILENCE = 10.0
 USAGE = (
     "action-execution-server [PORT] [--working-dir DIR] [--plugins NAME…] [--username NAME] [--user-id N] "
-    "[--enable-browser|--no-enable-browser] [--no-auth] [--shell FILE] [-- COMMAND…]"
+    "[--enable-browser|--no-enable-browser] [--browsergym-eval-env NAME] [--no-auth] [--shell FILE] "
+    "[-- COMMAND…]"
 )
 _PLUGINS = ("jupyter", "agent_skills", "vscode")
 _VALUED = ("--working-dir", "--username", "--user-id", "--shell", "--browsergym-eval-env")

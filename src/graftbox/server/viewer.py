@@ -7,11 +7,9 @@ from pathlib import Path
 
 MAX_RESPONSE = 16_000
 _CLIPPED = (
-    "<response clipped><NOTE>Due to the max output limit, only part of this file has been shown to "
-    "you. You should "
-    "retry this tool after you have searched inside the file with `grep -n` in order to find the "
-    "line numbers of what "
-    "you are looking for.</NOTE>"
+    "<response clipped><NOTE>Due to the max output limit, only part of this file has been shown to you. "
+    "You should retry this tool after you have searched inside the file with `grep -n` in order to find "
+    "the line numbers of what you are looking for.</NOTE>"
 )
 
 
@@ -23,9 +21,8 @@ def view(path: Path, lines: tuple[int, ...] | None) -> str:
     if path.is_dir():
         if lines:
             return (
-                f"ERROR:\nInvalid `view_range` parameter: {list(lines)}. The `view_range` parameter "
-                f"is not allowed when "
-                "`path` points to a directory."
+                f"ERROR:\nInvalid `view_range` parameter: {list(lines)}. "
+                "The `view_range` parameter is not allowed when `path` points to a directory."
             )
         return _folder(path)
     content = path.read_text(encoding="utf-8", errors="strict")

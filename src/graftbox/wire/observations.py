@@ -17,10 +17,10 @@ CONTINUES = "[Below is the output of the previous command.]\n"
 NOTHING_TO_READ = "ERROR: No previous running command to retrieve logs from."
 NOTHING_TO_FEED = "ERROR: No previous running command to interact with."
 WAITING = (
-    "You may wait longer to see additional output by sending empty command '', send other commands "
-    "to interact "
-    'with the current process, send keys ("C-c", "C-z", "C-d") to interrupt/kill the previous command before '
-    "sending your new command, or use the timeout parameter in execute_bash for future commands."
+    "You may wait longer to see additional output by sending empty command '', send other commands to "
+    'interact with the current process, send keys ("C-c", "C-z", "C-d") to interrupt/kill the previous '
+    "command before sending your new command, or use the timeout parameter in execute_bash for future "
+    "commands."
 )
 
 
