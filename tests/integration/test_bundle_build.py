@@ -236,7 +236,7 @@ $tmux kill-server; echo done
 
 def test_the_other_architecture_is_built_here_and_runs_emulated(store: Store, other_tree: Path) -> None:
     manifest = build(arch=OTHER, store=store)
-    verify(manifest, store)
+    assert verify(manifest, store).problems == ()
     assert manifest.layers[-1] == build(store=store).layers[-1], (
         "the server's bytecode depends on the machine"
     )
@@ -430,3 +430,18 @@ def test_show_and_path_tell_what_was_built(seeded: Path) -> None:
     assert {"bash", "h11"} <= {package["name"] for package in after["packages"]}
     folder = Path(graftbox(seeded, "bundle", "path").stdout.strip())
     assert (folder / "bin" / "action-execution-server").is_file()
+
+
+def test_verify_gives_every_problem_a_line(seeded: Path) -> None:
+    core, server = built(seeded)["components"]
+    assert "is whole and self-contained" in graftbox(seeded, "bundle", "verify").stdout
+    (seeded / "blobs/sha256" / core["digest"][7:]).write_bytes(b"cut off")
+    (seeded / "blobs/sha256" / server["digest"][7:]).unlink()
+    result = graftbox(seeded, "bundle", "verify")
+    first, second, summary = result.stdout.splitlines()
+    assert (result.returncode, result.stderr) == (1, "")
+    assert first.startswith("The layer core is sha256:")
+    assert second.startswith("The layer sha256:")
+    assert "has 2 problems" in summary
+    built(seeded)
+    assert graftbox(seeded, "bundle", "verify").returncode == 0

@@ -152,16 +152,20 @@ class Job:
         keys = " ".join(f"{name}={self.key(name)}" for name in self.layer_names)
         return self.store.root / "bundles" / self.arch / f"{_hex((self.lock.digest + keys).encode())}.json"
 
-    def found(self) -> BundleManifest | None:
-        """The manifest, if it and all its layers are in the store."""
+    def recorded(self) -> BundleManifest | None:
+        """The manifest that was saved for exactly this bundle; its layers may be gone since."""
         path = self.path
         if not path.is_file():
             return None
         try:
-            found = manifests.parse(path.read_bytes(), str(path))
+            return manifests.parse(path.read_bytes(), str(path))
         except FormatError:
             return None  # made again, like everything in a cache
-        return found if all(map(self._is_here, found.layers)) else None
+
+    def found(self) -> BundleManifest | None:
+        """The manifest, if it and all its layers are in the store."""
+        found = self.recorded()
+        return found if found and all(map(self._is_here, found.layers)) else None
 
     def save(self, layers: Iterable[Layer]) -> BundleManifest:
         made = BundleManifest(self.arch, "tree", self.lock.digest, self.components, tuple(layers))

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from graftbox.bundle.recipe import Recipe
-from graftbox.errors import FormatError, NotFoundError
-from graftbox.store import storage_errors
+from graftbox.errors import FormatError, NotFoundError, StorageError
 
 SCHEMA = 1
 ARCHITECTURES = ("amd64", "arm64")
@@ -82,12 +81,17 @@ class Lock:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Lock:
-        """The recipe's lock: in the folder ``$GRAFTBOX_LOCKS`` if it is there, else next to the recipe."""
+        """The lock that is in use for this recipe."""
+        return cls.read(cls.place(recipe))
+
+    @staticmethod
+    def place(recipe: Recipe) -> Path:
+        """Where it is: in the folder ``$GRAFTBOX_LOCKS`` if there is one, else next to the recipe."""
         if folder := os.environ.get("GRAFTBOX_LOCKS"):
             override = Path(folder) / recipe.lock_path.name
             if override.is_file():
-                return cls.read(override)
-        return cls.read(recipe.lock_path)
+                return override
+        return recipe.lock_path
 
     @classmethod
     def read(cls, path: Path) -> Lock:
@@ -124,12 +128,17 @@ class Lock:
     def write(self, path: Path) -> None:
         """Writes the lock whole or not at all."""
         temporary = path.with_name(f".{path.name}.new")
-        with storage_errors(path.parent):
+        try:
             try:
                 temporary.write_bytes(self.to_json())
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"Cannot write the lock {path}: {error.strerror}. Write it elsewhere with --output "
+                "FOLDER/NAME.lock.json, and set GRAFTBOX_LOCKS to that folder to use it."
+            ) from error
 
     def architecture(self, name: str) -> LockedArchitecture:
         """What is locked for that architecture, or `NotFoundError` with those that are."""

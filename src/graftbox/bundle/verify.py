@@ -24,26 +24,25 @@ from graftbox.store import CHUNK, Store, digest_of_file
 
 @dataclass(frozen=True)
 class Report:
-    """What was checked: counts, for telling that something was."""
+    """What was checked, as counts, and what is wrong, one line each."""
 
     layers: int
     files: int
     programs: int
     libraries: int
     scripts: int
+    problems: tuple[str, ...] = ()
 
 
 def verify(manifest: BundleManifest, store: Store) -> Report:
-    """Checks the whole bundle; the first problems found are one `VerificationError`."""
+    """Checks the whole bundle; without problems it is whole and self-contained."""
     content: Content = {}
+    damage: list[str] = []
     for layer in manifest.layers:
-        content.update(read(layer, store))
-    if found := problems(content, manifest.arch):
-        more = f" (and {len(found) - 5} more)" if len(found) > 5 else ""
-        raise VerificationError(
-            f"The {manifest.arch} bundle is not self-contained: {'; '.join(found[:5])}{more}. "
-            "Correct the recipe or the relocation rules and build again."
-        )
+        try:
+            content.update(read(layer, store))
+        except (FormatError, NotFoundError, VerificationError) as error:
+            damage.append(str(error))
     programs = [elf.parse(file.data, path) for path, file in files(content) if elf.is_elf(file.data)]
     return Report(
         layers=len(manifest.layers),
@@ -51,6 +50,7 @@ def verify(manifest: BundleManifest, store: Store) -> Report:
         programs=sum(facts.interpreter is not None for facts in programs),
         libraries=sum(facts.interpreter is None for facts in programs),
         scripts=sum(file.data.startswith(b"#!") for _, file in files(content) if file.executable),
+        problems=tuple(damage or problems(content, manifest.arch)),  # half a bundle is not self-contained
     )
 
 

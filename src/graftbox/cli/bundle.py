@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,11 +15,13 @@ import click
 from graftbox.store import Store
 
 if TYPE_CHECKING:
-    from graftbox.bundle.manifest import BundleManifest
+    from graftbox.bundle.build import Job
+    from graftbox.bundle.manifest import BundleManifest, Layer
     from graftbox.bundle.sources import Sources
 
 F = TypeVar("F", bound=Callable[..., Any])
 MEGA = 1_000_000
+NUMBERS = ("compressed", "unpacked", "files", "size")
 
 
 def choice(function: F) -> F:
@@ -26,10 +29,22 @@ def choice(function: F) -> F:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         click.option(
-            "--recipe", default="openhands", show_default=True, help="A built-in recipe or a TOML file."
+            "--recipe",
+            metavar="NAME|FILE",
+            default="openhands",
+            show_default=True,
+            help="A built-in recipe or a TOML file.",
         ),
         click.option("--arch", type=click.Choice(["amd64", "arm64"]), help="Default: this machine's."),
-        click.option("--component", "components", multiple=True, default=("core",), show_default=True),
+        click.option(
+            "--component",
+            "components",
+            metavar="NAME",
+            multiple=True,
+            default=("core",),
+            show_default=True,
+            help="A part of the recipe; may be given many times.",
+        ),
     ):
         function = option(function)
     return function
@@ -37,7 +52,7 @@ def choice(function: F) -> F:
 
 @click.group()
 def bundle() -> None:
-    """Build, show and verify the folder /openhands."""
+    """Build, show and verify the bundle: the folder /openhands that makes an image a sandbox."""
 
 
 @bundle.command()
@@ -56,7 +71,11 @@ def build(
     snapshot: str | None,
     index_url: str | None,
 ) -> None:
-    """Fetch, verify, stage and pack the bundle, as far as that is not done yet."""
+    """Build the bundle, as far as that is not done yet.
+
+    Fetches the locked packages, checks their hashes, stages and relocates their files, and packs them as
+    layers into the cache folder ($GRAFTBOX_CACHE). Needs no root, no Docker, and runs nothing of the target.
+    """
     from graftbox.bundle.sources import Sources
 
     started = time.monotonic()
@@ -80,10 +99,8 @@ def build(
 @bundle.command()
 @choice
 def show(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bool) -> None:
-    """Print components, sizes and packages."""
-    from graftbox.bundle.build import Job
-
-    job = Job.of(_recipe(recipe), arch, components, Store())
+    """Print layers, sizes and packages."""
+    job = _job(components, arch, recipe, Store())
     made = job.found()
     entries = job.lock.entries(job.arch, job.components)
     packages = [
@@ -102,39 +119,60 @@ def show(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bo
         return
     if made:
         _print_layers(made)
-        click.echo(made.digest)
+        click.echo(f"bundle {made.digest} ({made.arch})")
     else:
-        click.echo("Not built yet: graftbox bundle build")
-    click.echo(f"\n{len(packages)} packages, {sum(entry.size for entry in entries) / MEGA:.1f} MB to fetch:")
-    for package in packages:
-        click.echo(f"  {package['name']} {package['version']}")
+        click.echo(
+            f"The {job.arch} bundle is not built yet. Run `graftbox bundle build` with the same options."
+        )
+    click.echo(f"lock   {job.lock.digest}\n")
+    rows = [(entry.name, entry.version, _shown(entry.size)) for entry in entries]
+    total = _shown(sum(entry.size for entry in entries))
+    _print_table([("package", "version", "size"), *rows, (f"{len(rows)} packages", "", total)])
 
 
 @bundle.command()
 @choice
 def verify(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bool) -> None:
-    """Check every digest, and that every program stays inside the bundle."""
+    """Check all digests, and that no program leaves the bundle."""
     from graftbox.bundle.verify import verify as check
+    from graftbox.errors import NotFoundError
 
     store = Store()
-    made = _existing(components, arch, recipe, store)
+    made = _job(components, arch, recipe, store).recorded()
+    if made is None:
+        raise NotFoundError(
+            "This bundle is not built yet. Run `graftbox bundle build` with the same options."
+        )
     report = dataclasses.asdict(check(made, store))
+    found = report.pop("problems")
     if as_json:
-        click.echo(json.dumps({"digest": made.digest, "ok": True, **report}))
+        click.echo(json.dumps({"digest": made.digest, "ok": not found, **report, "problems": found}))
     else:
+        for problem in found:
+            click.echo(problem)
         facts = ", ".join(f"{count} {what}" for what, count in report.items())
-        click.echo(f"{made.digest} ({made.arch}) is whole and self-contained: {facts}.")
+        verdict = (
+            f"has {len(found)} problem{'s' * (len(found) > 1)}" if found else "is whole and self-contained"
+        )
+        click.echo(f"The {made.arch} bundle {made.digest} {verdict} ({facts}).")
+    sys.exit(1 if found else 0)
 
 
 @bundle.command()
 @choice
 def path(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bool) -> None:
-    """Print the folder that holds the unpacked /openhands, building it if need be."""
+    """Print the folder of the unpacked /openhands, making it if need be."""
     from graftbox.bundle.tree import unpacked
 
     store = Store()
     folder: Path = unpacked(_built(components, arch, recipe, store, None), store) / "openhands"
     click.echo(json.dumps({"path": str(folder)}) if as_json else str(folder))
+
+
+def _job(components: tuple[str, ...], arch: str | None, recipe: str, store: Store) -> Job:
+    from graftbox.bundle.build import Job
+
+    return Job.of(_recipe(recipe), arch, components, store)
 
 
 def _recipe(name: str) -> Any:
@@ -152,23 +190,32 @@ def _built(
     return make(_recipe(recipe), arch, components, store, Status(), sources=sources)
 
 
-def _existing(components: tuple[str, ...], arch: str | None, recipe: str, store: Store) -> BundleManifest:
-    from graftbox.bundle.build import current
-    from graftbox.errors import NotFoundError
-
-    made = current(arch, components, store, _recipe(recipe))
-    if made is None:
-        raise NotFoundError(
-            "This bundle is not built yet. Run `graftbox bundle build` with the same options."
-        )
-    return made
-
-
 def _layers(made: BundleManifest) -> list[dict[str, Any]]:
     return [dataclasses.asdict(layer) for layer in made.layers]
 
 
 def _print_layers(made: BundleManifest) -> None:
-    for layer in made.layers:
-        sizes = f"{layer.size / MEGA:7.1f} MB, {layer.compressed_size / MEGA:6.1f} MB compressed"
-        click.echo(f"{layer.name:10} {sizes}, {layer.files:5} files  {layer.digest}")
+    def row(name: str, layers: Iterable[Layer], digest: str) -> tuple[str, ...]:
+        sums = zip(*((layer.compressed_size, layer.size, layer.files) for layer in layers), strict=True)
+        compressed, size, files = map(sum, sums)
+        return name, _shown(compressed), _shown(size), str(files), digest
+
+    rows = [row(layer.name, [layer], layer.digest) for layer in made.layers]
+    head = ("layer", "compressed", "unpacked", "files", "digest")
+    _print_table([head, *rows, row("together", made.layers, "")])
+
+
+def _shown(size: int) -> str:
+    return f"{size / MEGA:.1f} MB" if size >= MEGA / 10 else f"{size / 1000:.0f} kB"
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as they need to be; those of `NUMBERS` to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = [name in NUMBERS for name in rows[0]]
+    for cells in rows:
+        columns = zip(cells, widths, right, strict=True)
+        line = "  ".join(
+            cell.rjust(width) if numeric else cell.ljust(width) for cell, width, numeric in columns
+        )
+        click.echo(line.rstrip())

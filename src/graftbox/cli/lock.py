@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe", default="openhands")
-@click.option("--output", type=click.Path(path_type=Path), help="Write there instead of next to the recipe.")
-@click.option("--update-missing", is_flag=True, help="Replace only what its sources no longer have.")
-@click.option("--check", is_flag=True, help="Only say whether the lock fits the recipe; no network.")
-@click.option("--allow-expired", is_flag=True, help="Accept a Release file past its Valid-Until date.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Where to write it (default: next to the recipe)."
+)
+@click.option("--update-missing", is_flag=True, help="Replace only packages that mirrors have dropped.")
+@click.option("--check", is_flag=True, help="Only say whether the lock fits the recipe.")
+@click.option("--allow-expired", is_flag=True, help="Accept an archive's Release file past its date.")
 @click.option("--debian-mirror", metavar="URL", help="Debian's archive (default: this machine's apt).")
 @click.option("--security-mirror", metavar="URL", help="Debian's security archive (default: apt's).")
 @click.option("--snapshot", metavar="URL", help="A snapshot archive, for versions that mirrors have dropped.")
 @click.option("--index-url", metavar="URL", help="The Python package index (default: pip's or uv's).")
-@click.option("--keyring", type=click.Path(path_type=Path), help="Keys that sign the archive.")
+@click.option(
+    "--keyring", type=click.Path(path_type=Path), help="Keys that may sign (default: the recipe's)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def lock(
     recipe: str,
@@ -40,7 +44,11 @@ def lock(
     keyring: Path | None,
     as_json: bool,
 ) -> None:
-    """Resolve RECIPE (openhands, tools, or a TOML file) to a lock file with every version and hash."""
+    """Write down exactly which packages a bundle is made of.
+
+    Resolves RECIPE (openhands, tools, or a TOML file; openhands by default) to a lock file with the version
+    and hash of every Debian package and wheel. `graftbox bundle build` fetches just these.
+    """
     from graftbox.bundle import locking
     from graftbox.bundle.lock import Lock
     from graftbox.bundle.recipe import Recipe
@@ -49,7 +57,7 @@ def lock(
     from graftbox.store import Store
 
     parsed = Recipe.find(recipe)
-    target = output or parsed.lock_path
+    target = output or Lock.place(parsed)
     if check:
         _check(parsed, Lock.read(target), target, recipe)
         return
@@ -60,7 +68,7 @@ def lock(
         index_url=index_url,
     )
     workshop = locking.Workshop(Store(), sources, Status(), keyring=keyring, allow_expired=allow_expired)
-    existing = next((path for path in (target, parsed.lock_path) if path.is_file()), None)
+    existing = next((path for path in (target, Lock.place(parsed)) if path.is_file()), None)
     old = Lock.read(existing) if existing else None
     if update_missing and old is None:
         raise NotFoundError(f"There is no lock {target} to update. Make it with `graftbox lock {recipe}`.")

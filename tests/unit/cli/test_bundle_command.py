@@ -20,8 +20,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_show_lists_the_packages_before_anything_is_built(cache: Path) -> None:
     text = CliRunner().invoke(bundle, ["show", "--arch", "arm64"]).output
-    assert "Not built yet: graftbox bundle build" in text
-    assert "  bash 5" in text
+    assert "not built yet. Run `graftbox bundle build`" in text
+    assert "\nbash  " in text
     facts = json.loads(CliRunner().invoke(bundle, ["show", "--arch", "arm64", "--json"]).output)
     assert facts["arch"] == "arm64"
     assert facts["digest"] is None
