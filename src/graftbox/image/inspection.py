@@ -199,7 +199,9 @@ def _files(image: Image, contents: Contents | None) -> list[Finding]:
     text = ", ".join(managers) or "none; nothing is installed into the image anyway"
     findings.append(Finding("packages", Level.GOOD, text))
     if contents.find("openhands") and BUNDLE not in (ImageConfig.read(image.config).raw.get("Labels") or {}):
-        text = "the image has a folder /openhands of its own; the bundle's files are laid over it"
+        text = (
+            "the image has one of its own; a mount hides its files, a graft leaves them beside the bundle's"
+        )
         findings.append(Finding("/openhands", Level.NOTE, text))
     return findings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,11 @@ from graftbox.errors import UnsupportedError
 
 CLONE_NEWUSER = 0x10000000
 FORBIDDEN = (
-    "This machine does not let {who} make a user namespace ({why}). Ask its administrator to allow it: "
-    "`sysctl kernel.unprivileged_userns_clone=1` (older Debian), `sysctl "
+    "This machine does not let {who} make and use a user namespace ({why}). Ask its administrator to allow "
+    "it: `sysctl kernel.unprivileged_userns_clone=1` (older Debian), `sysctl "
     "kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu), `sysctl user.max_user_namespaces=10000`, or a "
-    "container started with seccomp and AppArmor unconfined; or use --engine docker or podman."
+    "container started with --security-opt seccomp=unconfined, apparmor=unconfined and "
+    "systempaths=unconfined; or use --engine docker or podman."
 )
 
 
@@ -35,7 +37,7 @@ def identity() -> Iterator[int]:
     try:
         answer = os.read(ready_read, 32)
         if answer != b"ok":
-            why = os.strerror(int(answer)) if answer.isdigit() else "no answer"
+            why = _reason(int(answer)) if answer.isdigit() else "no answer"
             raise UnsupportedError(FORBIDDEN.format(who="root", why=why))
         try:
             for kind in ("uid_map", "gid_map"):
@@ -51,6 +53,11 @@ def identity() -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def _reason(number: int) -> str:
+    """What unshare(2)'s error means; ENOSPC has nothing to do with disks here."""
+    return "user.max_user_namespaces is reached" if number == errno.ENOSPC else os.strerror(number)
 
 
 def _same_ids(own_map: str) -> str:
