@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import debian_base
 
+from graftbox.errors import GraftboxError
+
 GRAFTBOX = str(Path(sys.executable).with_name("graftbox"))
 REGISTRY_BASE = "docker.io/library/debian:stable-slim"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -133,5 +135,7 @@ def say(what: str, start: float) -> None:
 if __name__ == "__main__":
     try:
         main()
+    except GraftboxError as error:
+        sys.exit(f"demo: {error}")
     except subprocess.CalledProcessError as error:
         sys.exit(f"demo: `graftbox {error.cmd[1]}` failed; its message is above.")

@@ -17,6 +17,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -24,6 +25,7 @@ from typing import IO
 from graftbox.errors import FormatError, StorageError, VerificationError
 
 CHUNK = 1 << 20
+WEEK = 7 * 24 * 60 * 60.0
 
 
 def cache_root() -> Path:
@@ -141,6 +143,13 @@ class Store:
                 yield path
             finally:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def sweep(self, age: float = WEEK) -> None:
+        """Deletes what killed processes left in ``tmp/`` more than ``age`` seconds ago."""
+        for path in self.folder("tmp").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.lstat().st_mtime > age:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:

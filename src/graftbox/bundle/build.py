@@ -70,6 +70,7 @@ def build(
     if found := job.found():
         return found
     with job.store.lock(f"bundle-{job.arch}"):
+        job.store.sweep()
         layers = [job.layer(name, progress or Silent(), sources) for name in job.layer_names]
         return job.save(layers)
 

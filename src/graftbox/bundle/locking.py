@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftbox.bundle import fetch, resolve, suites, wheels
+from graftbox.bundle import fetch, requirements, resolve, suites
 from graftbox.bundle.debian import BinaryPackage, Catalog, Group, Relation, version_key
 from graftbox.bundle.download import Downloader
 from graftbox.bundle.lock import ARCHITECTURES, Entry, Lock, LockedArchitecture, LockedPackage, LockedWheel
@@ -180,9 +180,9 @@ def _wheels(
         return ()
     interpreter = next((p for p in packages if p.name == f"python{recipe.python}-minimal"), None)
     version = interpreter.version.partition("-")[0] if interpreter else f"{recipe.python}.0"
-    guest = wheels.Guest(version, arch)
+    guest = requirements.Guest(version, arch)
     keep = {wheel.name: wheel.version for wheel in kept}
-    return wheels.resolve(wanted, guest, workshop.sources.indexes(), downloader, keep)
+    return requirements.resolve(wanted, guest, workshop.sources.indexes(), downloader, keep)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@
     [component.core]
     packages = ["bash", "tmux"]                                # taken with everything they depend on
     without = ["perl-base"]                                    # dependencies that are cut
-    wheels = ["starlette>=1"]                                  # requirement specifiers
+    wheels = ["h11>=0.16"]                                     # requirement specifiers
     [component.core.stage]                                     # free-form; read by the builder
 """
 

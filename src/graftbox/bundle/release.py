@@ -46,7 +46,10 @@ def verified(data: bytes, keyring: Path, where: str) -> bytes:
     try:
         certificates = Cert.split_file(str(keyring))
     except (OSError, RuntimeError) as error:
-        raise NotFoundError(f"Cannot read keys from {keyring}: {_sentence(error)}.") from error
+        raise NotFoundError(
+            f"Cannot read keys from {keyring}: {_sentence(error)}. Name a file of OpenPGP certificates "
+            "with --keyring, or in the recipe."
+        ) from error
     try:
         result = verify(data, store=lambda _: certificates)
     except (RuntimeError, ValueError) as error:

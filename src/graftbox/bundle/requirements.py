@@ -1,4 +1,4 @@
-"""Chooses wheels for the guest's Python with pip's own resolver; only file names and hashes are kept."""
+"""Resolves requirements to wheels for the guest's Python, by pip; only file names and hashes are kept."""
 
 from __future__ import annotations
 
