@@ -54,11 +54,13 @@ def test_what_is_no_digest_never_becomes_a_path(store: Store, digest: str) -> No
 
 
 def test_a_write_that_breaks_off_leaves_nothing(store: Store) -> None:
-    with pytest.raises(KeyboardInterrupt), store.temporary_folder() as folder:
-        (folder / "half").write_text("written")
-        raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), store.temporary_file():
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with store.temporary_folder() as folder, store.temporary_file():
+            (folder / "half").write_text("written")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert leftovers(store) == []
 
 
