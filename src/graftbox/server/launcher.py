@@ -71,10 +71,13 @@ def _guard(shell: int, connection: _socket.socket, farewell: bytes) -> None:
     for number in (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGTSTP, _signal.SIGTTOU):
         _signal.signal(number, _signal.SIG_IGN)
     _signal.signal(_signal.SIGHUP, lambda *_: posix.kill(shell, _signal.SIGHUP))
-    status = posix.waitstatus_to_exitcode(posix.waitpid(shell, 0)[1])
+    while posix.WIFSTOPPED(status := posix.waitpid(shell, posix.WUNTRACED)[1]):
+        # Ctrl-Z in a program that has replaced the shell (exec): nothing else could make it go on.
+        if posix.WSTOPSIG(status) == _signal.SIGTSTP:
+            posix.kill(shell, _signal.SIGCONT)
     _signal.signal(_signal.SIGHUP, _signal.SIG_DFL)
     try:
-        connection.sendall(b"\0%s %d\0" % (farewell, status))
+        connection.sendall(b"\0%s %d\0" % (farewell, posix.waitstatus_to_exitcode(status)))
         posix.write(1, b"\033]7777;%s\007" % farewell)
         while connection.recv(4096):
             pass

@@ -249,6 +249,13 @@ def test_control_z_stops_and_the_job_can_be_brought_back(client: Any) -> None:
     assert metadata(client.run("C-c", is_input=True))["exit_code"] == 130
 
 
+def test_a_program_in_the_place_of_the_shell_can_not_be_stopped(client: Any) -> None:
+    client.run("exec cat", timeout=0.3)
+    client.run("C-z", is_input=True, timeout=0.3)
+    assert client.run("still here", is_input=True, timeout=0.5)["content"].endswith("still here")
+    assert metadata(client.run("C-d", is_input=True))["exit_code"] == 0
+
+
 def test_control_d_ends_the_input_of_a_program(client: Any) -> None:
     client.run("cat", timeout=0.5)
     echoed = client.run("some text", is_input=True)
