@@ -171,21 +171,30 @@ def test_a_runtime_image_runs_without_any_mount(engine: str) -> None:
     assert done.stdout.endswith("\n0\n")
 
 
-@pytest.mark.parametrize("name", ["docker", "embedded"])
 @pytest.mark.parametrize("deliver", ["mount", "graft"])
 def test_a_registrys_image_is_fetched(
-    name: str, deliver: str, registry: Registry, skopeo: Callable[..., str], request: pytest.FixtureRequest
+    engine: str, deliver: str, registry: Registry, skopeo: Callable[..., str]
 ) -> None:
-    if name == "docker":
-        request.getfixturevalue("dockerd")
-    image = f"{registry.address}/bases/{name}-{deliver}"
+    image = f"{registry.address}/bases/{engine}-{deliver}"
     skopeo("copy", "-q", "--dest-tls-verify=false", reference("busybox"), f"docker://{image}:1")
-    options = ("--engine", name, "--deliver", deliver)
+    options = ("--engine", engine, "--deliver", deliver)
     assert graftbox("run", *options, f"docker://{image}:1", "--", "uname -s").stdout == "Linux\n"
     gone = graftbox("run", *options, f"{image}:2", "--", "true", check=False)
     assert gone.returncode == 1
     assert f"{image}:2" in gone.stderr
     assert "Traceback" not in gone.stderr
+
+
+@pytest.mark.parametrize("deliver", ["mount", "graft"])
+def test_an_image_in_docker_or_in_an_archive_runs_on_every_engine(
+    engine: str, deliver: str, dockerd: Docker, skopeo: Callable[..., str], tmp_path: Path
+) -> None:
+    archive, name = tmp_path / "base.tar", f"team/base:{engine}-{deliver}"
+    skopeo("copy", "-q", reference("busybox"), f"docker-archive:{archive}:{name}")
+    dockerd("load", "--input", str(archive))
+    for base in (f"docker-archive:{archive}", f"docker-daemon:{name}"):
+        done = graftbox("run", "--engine", engine, "--deliver", deliver, base, "--", "uname -s")
+        assert done.stdout == "Linux\n"
 
 
 def test_options_reach_the_sandbox(

@@ -73,15 +73,19 @@ def unpacked(reference: Reference, store: Store) -> UnpackedImage:
 def _in_engine(engine: DockerEngine, reference: Reference, store: Store) -> str:
     """The base's name in the engine, pulled by it or loaded into it where it lacks it."""
     from graftbox.image.reference import Transport
+    from graftbox.image.transports import is_loopback
 
-    if reference.transport is Transport.DOCKER_DAEMON:
+    if reference.transport is Transport.DOCKER_DAEMON and engine.name == "docker":
         return reference.image_name.familiar
     if reference.transport is Transport.REGISTRY:
         name = str(reference.image_name)
-        if not engine.has_image(name):
+        if engine.has_image(name):
+            return name
+        # Podman insists on TLS even on the loopback interface, where Docker and graftbox do without.
+        if engine.name == "docker" or not is_loopback(reference.image_name.host):
             note(f"{engine.name} pulls {name}")
             engine.pull(name)
-        return name
+            return name
     return _loaded(engine, reference, store)
 
 
@@ -91,7 +95,7 @@ def _host(engine: DockerEngine) -> str:
 
 
 def _loaded(engine: DockerEngine, reference: Reference, store: Store) -> str:
-    """The name under which an image of a layout or archive was loaded, unchanged, into the engine."""
+    """The name under which an image from elsewhere was loaded, unchanged, into the engine."""
     from graftbox.image.blob import Blob
     from graftbox.image.graft import scratch
     from graftbox.image.place import Plan, Planned

@@ -226,7 +226,7 @@ class DockerEngine:
         if re.search("container name .* already in use", message):
             return self._taken(spec.name)
         if answer.status_code == 404:
-            return NotFoundError(f"{self.name} has no image {spec.label}: {message}.")
+            return NotFoundError(f"{self.name} has no image {spec.label} ({message}); pull it first.")
         return TransportError(f"{self.name} cannot start the sandbox: {message}")
 
     @contextlib.contextmanager
