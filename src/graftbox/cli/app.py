@@ -55,6 +55,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:
+        say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         say("interrupted; nothing half-written was kept.")
         sys.exit(130)
