@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,18 +83,25 @@ def test_a_shell_that_does_not_exist_is_named() -> None:
         find_shells(Environment(()), "/no/shell")
 
 
-def test_the_runtime_folder_is_private_and_one_without_a_server_is_removed(tmp_path: Path) -> None:
-    environment = Environment((f"XDG_RUNTIME_DIR={tmp_path}".encode(),))
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for a Unix socket's; pytest's own are too deep."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_the_runtime_folder_is_private_and_one_without_a_server_is_removed(short_folder: Path) -> None:
+    environment = Environment((f"XDG_RUNTIME_DIR={short_folder}".encode(),))
     used, lock = make_runtime_folder(environment, "/")
     assert used.stat().st_mode & 0o777 == 0o700
-    abandoned, other = tmp_path / ".graftbox-1-abandoned", tmp_path / "other"
+    abandoned, other = short_folder / ".graftbox-1-abandoned", short_folder / "other"
     for folder in (abandoned, other):
         folder.mkdir()
         (folder / "tmux").touch()
     for folder in (used, abandoned, other):
         os.utime(folder, (0, 0))
     new, another_lock = make_runtime_folder(environment, "/")
-    assert sorted(tmp_path.iterdir()) == sorted((used, new, other))
+    assert sorted(short_folder.iterdir()) == sorted((used, new, other))
     os.close(lock)
     os.close(another_lock)
 
