@@ -1,6 +1,6 @@
 """Measures everything in one run and prints Markdown tables; ``--readme`` also writes them into README.md.
 
-python -m benchmarks [--readme] [build] [graft] [server]
+python -m benchmarks [--readme] [build] [imports] [graft] [server]
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from pathlib import Path
 from demo import debian_base
 from tests.integration.conftest import running_docker, running_registry
 
-from benchmarks import build, graft, server
+from benchmarks import build, graft, imports, server
 from benchmarks.measure import Figure, table
 from graftbox.bundle import build as bundle_build
 from graftbox.bundle import tree
 from graftbox.store import Store
 
 README = Path(__file__).parent.parent / "README.md"
+SECTIONS = ["build", "imports", "graft", "server"]
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def main(arguments: list[str]) -> None:
-    names = [name for name in arguments if not name.startswith("-")] or ["build", "graft", "server"]
+    names = [name for name in arguments if not name.startswith("-")] or [
+        "build",
+        "imports",
+        "graft",
+        "server",
+    ]
     tables = []
     for title, figures in _measured(names):
         tables.append(table(title, figures))
@@ -47,6 +53,11 @@ def _measured(names: list[str]) -> Iterator[tuple[str, list[Figure]]]:
         folder = Path(name)
         if "build" in names:
             yield "Building the bundle", build.figures()
+        manifest = bundle_build.current()
+        assert manifest is not None, "build the bundle first"
+        unpacked = tree.unpacked(manifest, Store())
+        if "imports" in names:
+            yield "Starting the server", imports.figures(unpacked)
         if not {"graft", "server"} & set(names):
             return
         debian_base.make(folder, ARCHITECTURES[platform.machine()])
@@ -54,8 +65,6 @@ def _measured(names: list[str]) -> Iterator[tuple[str, list[Figure]]]:
             if "graft" in names:
                 yield "Adding it to an image", graft.figures(registry.address, folder / "base")
             if "server" in names:
-                manifest = bundle_build.current()
-                assert manifest is not None, "build the bundle first"
                 image = "graftbox-bench-base:1"
                 copy = [
                     "skopeo",
@@ -68,7 +77,7 @@ def _measured(names: list[str]) -> Iterator[tuple[str, list[Figure]]]:
                 subprocess.run(
                     ["docker", "load", "-q", "-i", folder / "base.tar"], check=True, stdout=sys.stderr
                 )
-                yield "Running it", server.figures(tree.unpacked(manifest, Store()), image)
+                yield "Running it", server.figures(unpacked, image)
                 subprocess.run(["docker", "rmi", "-f", image], check=True, stdout=sys.stderr)
 
 

@@ -69,9 +69,9 @@ def _pip_settings() -> dict[str, str]:
 
 def _uv_settings(environ: Mapping[str, str]) -> dict[str, str]:
     """uv's user and system files, then its variables, under pip's names."""
-    home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME", "/"), ".config")  # noqa: PTH118
+    home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config")
     settings: dict[str, str] = {}
-    for path in (Path("/etc/uv/uv.toml"), Path(home) / "uv" / "uv.toml"):
+    for path in (Path("/etc/uv/uv.toml"), home / "uv" / "uv.toml"):
         try:
             settings |= _uv_file(tomllib.loads(path.read_text()))
         except (OSError, ValueError):

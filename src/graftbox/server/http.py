@@ -1,8 +1,8 @@
 """An HTTP/1.1 host for one ASGI application, on h11 and asyncio's protocols.
 
-It exists because Starlette and uvicorn together double the time from exec to the first answer
-(docs/design.md); an ASGI application of theirs can still be served here. HTTP only: no TLS, no upgrade, no
-access log. A client that goes away does not cancel the action it asked for.
+It exists because Starlette and uvicorn alone take longer to import than the whole server
+(benchmarks/imports.py). An ASGI application of theirs can still be served here. HTTP only: no TLS, no
+upgrade, no access log. A client that goes away does not cancel the action it asked for.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ class Host:
             self.servers.append(await loop.create_unix_server(self._connection, path, backlog=512))
             self.path = path
             # Who may connect is the folder's business, and the key's: the client is another user outside.
-            os.chmod(path, 0o666)  # noqa: PTH101
+            os.chmod(path, 0o666)  # noqa: PTH101 - a path as text, as asyncio wants it
 
     def _connection(self) -> Connection:
         return Connection(self.application, self.connections)

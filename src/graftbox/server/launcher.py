@@ -16,7 +16,7 @@ a farewell on the terminal, after which no output is missing; then it waits for 
 Nothing but C modules is imported: this runs before every new shell.
 """
 
-import _signal  # type: ignore[import-not-found]
+import _signal  # type: ignore[import-not-found]  # typeshed leaves it out
 import _socket
 import fcntl
 import posix

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _working_folder() -> str:
     try:
-        return os.getcwd()  # noqa: PTH109
+        return os.getcwd()  # noqa: PTH109 - pathlib is not needed here, and slow to import
     except OSError:
         return "/"
 
