@@ -25,6 +25,7 @@ from typing import IO
 from graftbox.errors import FormatError, StorageError, VerificationError
 
 CHUNK = 1 << 20
+REMOVAL_TRIES = 10
 WEEK = 7 * 24 * 60 * 60.0
 
 
@@ -63,6 +64,14 @@ def digest_of_file(path: Path) -> str:
     """``sha256:<hex>`` of a file's bytes, in bounded memory."""
     with path.open("rb") as stream:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def remove_folder(path: Path) -> None:
+    """Deletes a folder even while a dying child process still adds files to it."""
+    for _ in range(REMOVAL_TRIES):
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            return
 
 
 class Store:
@@ -142,14 +151,14 @@ class Store:
             try:
                 yield path
             finally:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_folder(path)
 
     def sweep(self, age: float = WEEK) -> None:
         """Deletes what killed processes left in ``tmp/`` more than ``age`` seconds ago."""
         for path in self.folder("tmp").iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.lstat().st_mtime > age:
-                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+                    remove_folder(path) if path.is_dir() else path.unlink()
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -62,6 +64,18 @@ def test_a_write_that_breaks_off_leaves_nothing(store: Store) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert leftovers(store) == []
+
+
+def test_a_folder_goes_even_while_a_child_still_writes_into_it(store: Store) -> None:
+    program = (
+        "import sys, itertools\nfor i in itertools.count():\n    open(f'{sys.argv[1]}/{i}', 'w').close()"
+    )
+    with store.temporary_folder() as folder:
+        writer = subprocess.Popen([sys.executable, "-c", program, str(folder)], stderr=subprocess.DEVNULL)
+        while not any(folder.iterdir()):
+            assert writer.poll() is None
+    assert list((store.root / "tmp").iterdir()) == []
+    assert writer.wait(timeout=10) != 0
 
 
 def test_what_killed_processes_left_is_swept_after_a_week(store: Store) -> None:

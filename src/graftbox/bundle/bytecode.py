@@ -49,23 +49,24 @@ class Compiler:
         """The argv that runs this Python with ``arguments``."""
         return [*native.command(self.folder, f"python{VERSION}"), "-ISB", "-Xutf8", "-Wignore", *arguments]
 
+    def _start(self, folder: Path, start: int, step: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self.command(str(PROGRAM), str(folder), str(start), str(step)),
+            env={"PYTHONHASHSEED": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
     def compile(self, sources: Sequence[tuple[str, bytes]], store: Store) -> list[bytes | None]:
         """The .pyc of each (final absolute path, source), None where the source is not valid Python."""
         with store.temporary_folder() as folder:
             for index, (path, source) in enumerate(sources):
                 (folder / f"{index}.src").write_bytes(path.encode() + b"\n" + source)
             step = max(1, min(os.cpu_count() or 1, len(sources)))
-            processes = [
-                subprocess.Popen(
-                    self.command(str(PROGRAM), str(folder), str(start), str(step)),
-                    env={"PYTHONHASHSEED": "0"},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                )
-                for start in range(step)
-            ]
+            processes: list[subprocess.Popen[bytes]] = []
             try:
+                processes.extend(self._start(folder, start, step) for start in range(step))
                 output = [process.communicate()[0] for process in processes]
             finally:
                 for process in processes:
