@@ -7,18 +7,25 @@ import contextlib
 import logging
 import os
 import shutil
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graftbox.errors import GraftboxError
 from graftbox.server import files
 from graftbox.server.conversation import Conversation, run_apart
 from graftbox.server.environment import Environment, find_shells, find_tmux, make_runtime_folder
+from graftbox.server.identity import Identity
 from graftbox.server.info import Clock
 from graftbox.server.settings import Settings
 from graftbox.server.shell import Shell
 from graftbox.server.tmux import Tmux
-from graftbox.wire.actions import Action, Read, Run
-from graftbox.wire.observations import Observation
+from graftbox.wire.actions import Action, Browse, BrowseInteractive, Edit, Read, Run, RunIPython, Write
+from graftbox.wire.observations import Failure, Observation
+
+if TYPE_CHECKING:
+    from graftbox.server.editor import Editor
+    from graftbox.server.kernel import Kernel
 
 log = logging.getLogger("graftbox.sandbox")
 
@@ -31,6 +38,7 @@ class Sandbox:
     def __init__(self, settings: Settings, environment: Environment) -> None:
         self.settings = settings
         self.environment = environment
+        self.identity = Identity.own()
         self.clock = Clock()
         self.folder: Path | None = None
         self.tmux: Tmux | None = None
@@ -64,12 +72,34 @@ class Sandbox:
     def cwd(self) -> str:
         return self.conversation.shell.cwd if self.conversation else self.settings.working_dir
 
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The Jupyter kernel; it starts with its first cell."""
+        from graftbox.server.kernel import Kernel
+
+        return Kernel(self)
+
+    @cached_property
+    def editor(self) -> Editor:
+        from graftbox.server.editor import Editor
+
+        return Editor()
+
     async def execute(self, action: Action) -> Observation:
-        if isinstance(action, Run):
-            return await self._run(action)
-        if isinstance(action, Read):
-            return await asyncio.to_thread(files.read, action, self.cwd)
-        return await asyncio.to_thread(files.write, action, self.cwd)
+        """What came of ``action``; raises `GraftboxError` or `InvalidActionError` where it can't be done."""
+        match action:
+            case Run():
+                return await self._run(action)
+            case RunIPython():
+                return await self.kernel.run(action)
+            case Read():
+                return await self.identity.call(files.read, action, self.cwd)
+            case Write():
+                return await self.identity.call(files.write, action, self.cwd)
+            case Edit():
+                return await self.editor.run(action, self.cwd, self.identity)
+            case Browse() | BrowseInteractive():
+                return Failure("Browser functionality is not supported or disabled.")
 
     async def _run(self, action: Run) -> Observation:
         conversation = await self.open()

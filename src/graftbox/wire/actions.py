@@ -7,7 +7,7 @@ classes below. Argument names, defaults and error texts are those of the OpenHan
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 
@@ -62,14 +62,80 @@ class Write:
     timeout: float | None = None
 
 
-Action = Run | Read | Write
+@dataclass(frozen=True, slots=True)
+class RunIPython:
+    """A cell for the Jupyter kernel; ``kernel_init_code`` runs first in a kernel that has not seen it."""
+
+    code: str
+    thought: str = ""
+    include_extra: bool = True
+    confirmation_state: str = "confirmed"
+    security_risk: int = -1
+    kernel_init_code: str = ""
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One command of the editor: view, create, str_replace, insert or undo_edit.
+
+    ``insert_line`` may be a number in digits, as language models write it. ``content``, ``start`` and ``end``
+    belong to edits that clients make with a language model (``impl_source`` "llm_based_edit"); they never run
+    here.
+    """
+
+    path: str
+    command: str = ""
+    file_text: str | None = None
+    old_str: str | None = None
+    new_str: str | None = None
+    insert_line: int | str | None = None
+    view_range: tuple[int, ...] | None = None
+    content: str = ""
+    start: int = 1
+    end: int = -1
+    thought: str = ""
+    security_risk: int = -1
+    impl_source: str = "oh_aci"
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Browse:
+    """Open ``url`` (or a file) in the browser and return the page as text."""
+
+    url: str
+    thought: str = ""
+    security_risk: int = -1
+    return_axtree: bool = False
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BrowseInteractive:
+    """Steps in BrowserGym's action language."""
+
+    browser_actions: str
+    thought: str = ""
+    browsergym_send_msg_to_user: str = ""
+    security_risk: int = -1
+    return_axtree: bool = False
+    timeout: float | None = None
+
+
+Action = Run | RunIPython | Read | Write | Edit | Browse | BrowseInteractive
 
 _IMPLEMENTED: Mapping[str, tuple[type[Action], str]] = {
     "run": (Run, "CmdRunAction"),
+    "run_ipython": (RunIPython, "IPythonRunCellAction"),
     "read": (Read, "FileReadAction"),
     "write": (Write, "FileWriteAction"),
+    "edit": (Edit, "FileEditAction"),
+    "browse": (Browse, "BrowseURLAction"),
+    "browse_interactive": (BrowseInteractive, "BrowseInteractiveAction"),
 }
-# Types that the protocol knows but that never run here (yet): their error differs from an unknown type's.
+_REQUIRED = ("command", "code", "path", "content", "url", "browser_actions")
+# Types that the protocol knows but that never run here: their error differs from an unknown type's.
 _KNOWN = frozenset(
     (
         *("null", "run", "run_ipython", "browse", "browse_interactive", "read", "write", "edit", "think"),
@@ -89,6 +155,10 @@ _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "str": (lambda value: isinstance(value, str), "a string"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
     "int": (_is_integer, "an integer"),
+    "int | str | None": (
+        lambda value: value is None or isinstance(value, str) or _is_integer(value),
+        "an integer or null",
+    ),
     "str | None": (lambda value: value is None or isinstance(value, str), "a string or null"),
     "tuple[int, ...] | None": (
         lambda value: value is None or (isinstance(value, list) and all(map(_is_integer, value))),
@@ -133,7 +203,8 @@ def _build(cls: type[Action], name: str, message: dict[str, Any]) -> Action:
         fits, wanted = _CHECKS[known[key]]
         if not fits(value):
             raise _wrong(message, f"{name}.__init__() argument {key!r} must be {wanted}")
-    missing = [repr(key) for key in ("command", "path", "content") if key in known and key not in values]
+    required = {field.name for field in fields(cls) if field.default is MISSING}
+    missing = [repr(key) for key in _REQUIRED if key in required and key not in values]
     if missing:
         names = " and ".join(missing)
         plural = "s" if len(missing) > 1 else ""

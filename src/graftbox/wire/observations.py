@@ -95,6 +95,68 @@ class WriteResult:
 
 
 @dataclass(frozen=True, slots=True)
+class EditResult:
+    """What the editor says, mistakes in the request included; ``diff`` is a unified diff of the change."""
+
+    content: str
+    path: str
+    old_content: str | None = None
+    new_content: str | None = None
+    diff: str = ""
+    impl_source: str = "oh_aci"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "message": f"I edited the file {self.path}.",
+            "observation": "edit",
+            "content": self.content,
+            "extras": {
+                "path": self.path,
+                "prev_exist": False,
+                "old_content": self.old_content,
+                "new_content": self.new_content,
+                "impl_source": self.impl_source,
+                "diff": self.diff,
+                "_diff_cache": None,
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class IPythonResult:
+    """Text of a cell's output, and its pictures as ``data:`` URLs."""
+
+    content: str
+    code: str
+    image_urls: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "message": "Code executed in IPython cell.",
+            "observation": "run_ipython",
+            "content": self.content,
+            "extras": {"code": self.code, "image_urls": list(self.image_urls) or None},
+            "success": True,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BrowseResult:
+    """A page: ``content`` as text for the agent, ``extras`` as the client's class takes them."""
+
+    content: str
+    extras: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "message": f"Visited {self.extras['url']}",
+            "observation": "browse",
+            "content": self.content,
+            "extras": self.extras,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The action could not be done, for a reason that the agent should read."""
 
@@ -109,7 +171,7 @@ class Failure:
         }
 
 
-Observation = RunResult | ReadResult | WriteResult | Failure
+Observation = RunResult | IPythonResult | ReadResult | WriteResult | EditResult | BrowseResult | Failure
 
 
 def truncated(content: str, limit: int = MAX_OUTPUT) -> str:

@@ -29,7 +29,7 @@ def test_arguments_of_older_clients_are_accepted() -> None:
         ({}, "'action' key is not found"),
         ({"observation": "null"}, "400: Invalid action type"),
         ({"action": "frobnicate"}, "'action['action']='frobnicate'' is not defined. Available actions: "),
-        ({"action": "browse", "args": {"url": "x"}}, "'ActionExecutor' object has no attribute 'browse'"),
+        ({"action": "think", "args": {}}, "'ActionExecutor' object has no attribute 'think'"),
         ({"action": "run", "args": {"nope": 1}}, "unexpected keyword argument 'nope'"),
         ({"action": "write", "args": {}}, "missing 2 required positional arguments: 'path' and 'content'"),
         ({"action": "run", "args": {"command": "x", "timeout": 1}}, "unexpected keyword argument 'timeout'"),

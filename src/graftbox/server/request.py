@@ -1,0 +1,103 @@
+"""One HTTP request as the endpoints see it, and what they answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from graftbox.server.http import Message, Receive
+
+if TYPE_CHECKING:
+    from graftbox.server.sandbox import Sandbox
+
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of a request body that is read as a whole."""
+
+
+class HTTPError(Exception):
+    """An answer other than success; ``detail`` is for the user and says what to do next."""
+
+    def __init__(self, status: int, detail: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers = status, detail, headers
+
+
+class InvalidRequestError(Exception):
+    """A body that is not what the endpoint takes; answered as the model's validation does."""
+
+    def __init__(self, kind: str, where: tuple[str | int, ...], text: str, given: Any, **more: Any) -> None:
+        super().__init__(text)
+        self.error = {"type": kind, "loc": where, "msg": text, "input": given, **more}
+
+
+@dataclass(slots=True)
+class Response:
+    """``body`` as bytes, or as pieces sent as they come; a generator is closed when the client goes away."""
+
+    status: int
+    body: bytes | AsyncGenerator[bytes] = b""
+    content_type: str = "application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    """``value`` as JSON."""
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return Response(status, body)
+
+
+class Request:
+    """``parameters`` are the parts of the path that the route names in braces."""
+
+    __slots__ = ("_receive", "parameters", "sandbox", "scope")
+
+    def __init__(
+        self, sandbox: Sandbox, scope: Message, receive: Receive, parameters: dict[str, str]
+    ) -> None:
+        self.sandbox = sandbox
+        self.scope = scope
+        self.parameters = parameters
+        self._receive = receive
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The query's parameters, the last of each name."""
+        from urllib.parse import parse_qsl
+
+        text = self.scope["query_string"].decode("ascii", "replace")
+        return dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of this lower-case name."""
+        return next((value for key, value in self.scope["headers"] if key == name), None)
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The body in pieces; raises `ConnectionResetError` when the client goes away before its end."""
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionResetError("The client went away before its request was complete.")
+            yield message["body"]
+            more = message["more_body"]
+
+    async def body(self, limit: int = MAX_BODY) -> bytes:
+        """The whole body; more than ``limit`` bytes are a 413."""
+        announced = self.header(b"content-length") or b"0"
+        too_large = HTTPError(413, f"The request body is larger than {limit} bytes.")
+        if announced.isdigit() and int(announced) > limit:
+            raise too_large
+        chunks, size = [], 0
+        async for chunk in self.stream():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                raise too_large
+        return b"".join(chunks)
+
+    async def disconnected(self) -> None:
+        """Returns when the client has gone away; only once the body has been read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
