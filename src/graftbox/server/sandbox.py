@@ -17,6 +17,7 @@ from graftbox.server.conversation import Conversation, run_apart
 from graftbox.server.environment import Environment, find_shells, find_tmux, make_runtime_folder
 from graftbox.server.identity import Identity
 from graftbox.server.info import Clock
+from graftbox.server.sessions import Sessions
 from graftbox.server.settings import Settings
 from graftbox.server.shell import Shell
 from graftbox.server.tmux import Tmux
@@ -44,6 +45,7 @@ class Sandbox:
         self.tmux: Tmux | None = None
         self.conversation: Conversation | None = None
         self.opening = asyncio.Lock()
+        self.sessions = Sessions(self)
 
     async def open(self) -> Conversation:
         """The main shell's conversation; raises `GraftboxError` where no shell can run."""
