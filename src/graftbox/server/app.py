@@ -7,7 +7,7 @@ import logging
 
 from graftbox.errors import GraftboxError, NotFoundError, UnsupportedError, UsageError
 from graftbox.server import routes
-from graftbox.server.http import Message, Receive, Send
+from graftbox.server.http import Application, Message, Receive, Send
 from graftbox.server.request import HTTPError, InvalidRequestError, Request, Response, answer
 from graftbox.server.sandbox import Sandbox
 
@@ -28,9 +28,13 @@ class App:
         if scope["type"] != "http":
             return
         response = await self._answer(scope, receive)
-        await _send(send, response)
+        if isinstance(response, Response):
+            await _send(send, response)
+        else:
+            await response(scope, receive, send)
 
-    async def _answer(self, scope: Message, receive: Receive) -> Response:
+    async def _answer(self, scope: Message, receive: Receive) -> Response | Application:
+        """The answer, or the mounted application that will give it."""
         try:
             return await self._dispatch(scope, receive)
         except HTTPError as error:
@@ -47,10 +51,12 @@ class App:
             log.exception("%s %s failed", scope["method"], scope["path"])
             return answer({"detail": _UNEXPECTED}, 500)
 
-    async def _dispatch(self, scope: Message, receive: Receive) -> Response:
+    async def _dispatch(self, scope: Message, receive: Receive) -> Response | Application:
         path = scope["path"]
         if path not in routes.OPEN and not self._authorised(scope["headers"]):
             raise HTTPError(403, "Invalid API Key")
+        if mount := routes.mounted(path):
+            return await mount(self.sandbox)
         found = routes.match(path)
         if found is None:
             raise HTTPError(404, "Not Found")

@@ -42,25 +42,32 @@ class Exchange:
         self.scope = _scope(request)
         self.body = bytearray()
         self.complete = False
+        self.delivered = False
         self.disconnected = False
         self.arrived = asyncio.Event()
         self.status = 0
         self.head = b""
 
     async def receive(self) -> Message:
-        while not (self.body or self.complete or self.disconnected):
+        """The next part of the body; after its end it waits until the client hangs up or has its answer."""
+        while not (self.body or self.disconnected or (self.complete and not self.delivered)):
             self.arrived.clear()
             self.connection.resume_reading()
             try:
-                async with asyncio.timeout(STALLED):
+                async with asyncio.timeout(None if self.delivered else STALLED):
                     await self.arrived.wait()
             except TimeoutError:
-                self.disconnected = True
+                self.disconnect()
                 self.connection.transport.close()
-        if self.disconnected:
+        if not self.body and (self.delivered or not self.complete):
             return {"type": "http.disconnect"}
         chunk, self.body = bytes(self.body), bytearray()
+        self.delivered = self.complete
         return {"type": "http.request", "body": chunk, "more_body": not self.complete}
+
+    def disconnect(self) -> None:
+        self.disconnected = True
+        self.arrived.set()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -77,6 +84,7 @@ class Exchange:
                 data += self.connection.encode(h11.Data(data=body))
             if not message.get("more_body", False):
                 data += self.connection.encode(h11.EndOfMessage())
+                self.disconnect()
             self.connection.write(data)
             await self.connection.drain()
 
@@ -121,17 +129,19 @@ class Connection(asyncio.Protocol):
             self.idle.cancel()
         self.writable.set()
         if self.exchange:
-            self.exchange.disconnected = True
-            self.exchange.arrived.set()
+            self.exchange.disconnect()
 
     def data_received(self, data: bytes) -> None:
         self.http.receive_data(data)
         self._pump()
 
     def eof_received(self) -> bool:
-        # A half-closed client still wants its answer; without an exchange the connection is over.
+        # A half-closed client still wants its answer, which an application that asks for disconnects may end
+        # early; without an exchange the connection is over.
         self.http.receive_data(b"")
         self._pump()
+        if self.exchange:
+            self.exchange.disconnect()
         return self.exchange is not None
 
     def pause_writing(self) -> None:

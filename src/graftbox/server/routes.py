@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+from graftbox.server.http import Application
 from graftbox.server.request import Request, Response
 
+if TYPE_CHECKING:
+    from graftbox.server.sandbox import Sandbox
+
 Endpoint = Callable[[Request], Awaitable[Response]]
+Mount = Callable[["Sandbox"], Awaitable[Application]]
 
 _API = "graftbox.server.api"
 ROUTES: Mapping[str, Mapping[str, str]] = {
     "/alive": {"GET": "model:alive"},
     "/server_info": {"GET": "model:server_info"},
     "/execute_action": {"POST": "model:execute_action"},
+    "/update_mcp_server": {"POST": "mcp:update_servers"},
+    "/vscode/connection_token": {"GET": "vscode:connection_token"},
 }
+MOUNTS: Mapping[str, str] = {"/mcp": "mcp:mount"}
+"""Paths that belong, with all below them, to an ASGI application of their own: ``async (sandbox) -> it``."""
 OPEN = frozenset(("/alive", "/server_info"))
 """Paths that need no key."""
 
@@ -46,12 +55,24 @@ def _parameters(pattern: list[str], parts: list[str]) -> dict[str, str] | None:
     return found if len(pattern) == len(parts) else None
 
 
-_loaded: dict[str, Endpoint] = {}
+def mounted(path: str) -> Mount | None:
+    """What makes the application that ``path`` belongs to."""
+    for prefix, reference in MOUNTS.items():
+        if path == prefix or path.startswith(prefix + "/"):
+            return cast("Mount", _load(reference))
+    return None
 
 
 def endpoint(reference: str) -> Endpoint:
     """The function behind ``module:name`` below ``graftbox.server.api``."""
+    return cast("Endpoint", _load(reference))
+
+
+_loaded: dict[str, object] = {}
+
+
+def _load(reference: str) -> object:
     if reference not in _loaded:
         module, _, name = reference.partition(":")
-        _loaded[reference] = cast("Endpoint", getattr(import_module(f"{_API}.{module}"), name))
+        _loaded[reference] = getattr(import_module(f"{_API}.{module}"), name)
     return _loaded[reference]
