@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,12 @@ from graftbox.server.http import Message, Receive
 
 if TYPE_CHECKING:
     from graftbox.server.sandbox import Sandbox
+    from graftbox.server.schema import Schema
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of a request body that is read as a whole."""
+MAX_JSON = 16 * 1024 * 1024
+"""Bytes of a JSON request body under /v1."""
 
 
 class HTTPError(Exception):
@@ -46,6 +49,10 @@ def answer(value: Any, status: int = 200) -> Response:
     """``value`` as JSON."""
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return Response(status, body)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
 
 
 class Request:
@@ -96,6 +103,39 @@ class Request:
             if size > limit:
                 raise too_large
         return b"".join(chunks)
+
+    async def json(self, schema: Schema, limit: int = MAX_JSON) -> Any:
+        """The body as JSON that fits ``schema``, its defaults filled in; anything else is a 422."""
+        from graftbox.server.schema import MismatchError, check
+
+        data = await self.body(limit)
+        try:
+            return check(json.loads(data, parse_constant=_no_number), schema, "body")
+        except MismatchError as error:
+            raise HTTPError(422, str(error)) from error
+        except (ValueError, RecursionError) as error:
+            raise HTTPError(422, f"The body is not JSON: {error}") from error
+
+    def arguments(self, schemas: Mapping[str, Schema]) -> dict[str, Any]:
+        """The query's parameters as ``schemas`` say, with their defaults; anything else is a 422."""
+        from graftbox.server.schema import MismatchError, from_text
+
+        given = self.query
+        if unknown := [name for name in given if name not in schemas]:
+            known = ", ".join(schemas) or "none"
+            raise HTTPError(422, f"The query parameter {unknown[0]} is not known here; known are: {known}.")
+        values = {}
+        try:
+            for name, schema in schemas.items():
+                if name in given:
+                    values[name] = from_text(given[name], schema, name)
+                elif schema.get("x-required"):
+                    raise MismatchError(f"The query parameter {name} is required.")
+                elif "default" in schema:
+                    values[name] = schema["default"]
+        except MismatchError as error:
+            raise HTTPError(422, str(error)) from error
+        return values
 
     async def disconnected(self) -> None:
         """Returns when the client has gone away; only once the body has been read."""

@@ -22,6 +22,7 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/execute_action": {"POST": "model:execute_action"},
     "/update_mcp_server": {"POST": "mcp:update_servers"},
     "/vscode/connection_token": {"GET": "vscode:connection_token"},
+    "/v1/openapi.json": {"GET": "about:openapi"},
 }
 MOUNTS: Mapping[str, str] = {"/mcp": "mcp:mount"}
 """Paths that belong, with all below them, to an ASGI application of their own: ``async (sandbox) -> it``."""
