@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from graftbox.errors import GraftboxError, NotFoundError, UnsupportedError, UsageError
+from graftbox.errors import (
+    GraftboxError,
+    NotFoundError,
+    StorageError,
+    TransportError,
+    UnsupportedError,
+    UsageError,
+)
 from graftbox.server import routes
 from graftbox.server.http import Application, Message, Receive, Send
 from graftbox.server.request import HTTPError, InvalidRequestError, Request, Response, answer
 from graftbox.server.sandbox import Sandbox
 
+if TYPE_CHECKING:
+    from graftbox.server.idempotency import Answers
+
 log = logging.getLogger("graftbox.app")
 
 _KEY_HEADER = b"x-session-api-key"
 _UNEXPECTED = "An unexpected error occurred. Please try again later."
+_HARMLESS = frozenset(("GET", "HEAD", "OPTIONS"))
+_STATUSES = (
+    (UsageError, 400),
+    (NotFoundError, 404),
+    (UnsupportedError, 501),
+    (StorageError, 507),
+    (TransportError, 502),
+)
 
 
 class App:
@@ -25,11 +46,12 @@ class App:
         self.key = key.encode() if key is not None else None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            await self._connect(scope, receive, send)
             return
         response = await self._answer(scope, receive)
         if isinstance(response, Response):
-            await _send(send, response)
+            await _send(send, response, head=scope["method"] == "HEAD")
         else:
             await response(scope, receive, send)
 
@@ -37,24 +59,12 @@ class App:
         """The answer, or the mounted application that will give it."""
         try:
             return await self._dispatch(scope, receive)
-        except HTTPError as error:
-            response = answer({"detail": error.detail}, error.status)
-            response.headers = error.headers
-            return response
-        except GraftboxError as error:
-            return answer({"detail": str(error)}, _status(error))
-        except ConnectionResetError:
-            return answer({"detail": "The client went away."}, 400)
-        except InvalidRequestError as error:
-            return answer({"detail": "Invalid request parameters", "errors": str([error.error])}, 422)
-        except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"])
-            return answer({"detail": _UNEXPECTED}, 500)
+        except Exception as error:
+            return refusal(error, f"{scope['method']} {scope['path']}")
 
     async def _dispatch(self, scope: Message, receive: Receive) -> Response | Application:
-        path = scope["path"]
-        if path not in routes.OPEN and not self._authorised(scope["headers"]):
-            raise HTTPError(403, "Invalid API Key")
+        path, method = scope["path"], scope["method"]
+        self._authorise(scope)
         if mount := routes.mounted(path):
             return await mount(self.sandbox)
         found = routes.match(path)
@@ -62,44 +72,150 @@ class App:
             raise HTTPError(404, "Not Found")
         route, parameters = found
         methods = routes.ROUTES[route]
-        reference = methods.get(scope["method"])
+        reference = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
         if reference is None:
-            raise HTTPError(405, "Method Not Allowed", ((b"allow", ", ".join(methods).encode()),))
-        return await routes.endpoint(reference)(Request(self.sandbox, scope, receive, parameters))
+            allowed = ((b"allow", ", ".join(_allowed(methods)).encode()),)
+            if method == "OPTIONS":
+                return Response(204, headers=allowed)
+            raise HTTPError(405, "Method Not Allowed", allowed)
+        request = Request(self.sandbox, scope, receive, parameters)
+        endpoint = routes.endpoint(reference)
+        if method == "POST" and request.header(b"idempotency-key") is not None and path.startswith("/v1/"):
+            return await self._answers.once(request, endpoint)
+        return await endpoint(request)
 
-    def _authorised(self, headers: list[tuple[bytes, bytes]]) -> bool:
+    @cached_property
+    def _answers(self) -> Answers:
+        from graftbox.server.idempotency import Answers
+
+        return Answers()
+
+    async def _connect(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Give a WebSocket to its endpoint; what goes wrong before it is accepted is an HTTP answer."""
+        from graftbox.server.channel import Channel
+
+        accepted = False
+
+        async def watched(message: Message) -> None:
+            nonlocal accepted
+            accepted = accepted or message["type"] == "websocket.accept"
+            await send(message)
+
+        try:
+            self._authorise(scope)
+            found = routes.match(scope["path"])
+            reference = routes.ROUTES[found[0]].get("WEBSOCKET") if found else None
+            if found is None or reference is None:
+                raise HTTPError(404, "Not Found")
+            channel = Channel(self.sandbox, scope, receive, watched, found[1])
+            await routes.socket(reference)(channel)
+        except ConnectionResetError:
+            raise
+        except Exception as error:
+            response = refusal(error, f"WebSocket {scope['path']}")
+            if accepted:
+                reason = str(error)[:100] if response.status < 500 else ""
+                await send({"type": "websocket.close", "code": 1011, "reason": reason})
+            else:
+                await _send(send, response, kind="websocket.http")
+
+    def _authorise(self, scope: Message) -> None:
+        """Raises `HTTPError` 403."""
+        if scope["path"] in routes.OPEN:
+            return
         if self.key is None:
-            return True
+            # A page of some other site, open in a browser that reaches this port, is not the user.
+            if (scope["type"] == "websocket" or scope["method"] not in _HARMLESS) and _foreign(scope):
+                raise HTTPError(403, "A page of another origin can't use a server that has no key.")
+            return
+        if not self._has_key(scope, self.key):
+            raise HTTPError(403, "Invalid API Key")
+
+    def _has_key(self, scope: Message, key: bytes) -> bool:
         import hmac  # brings libcrypto in, which no start should wait for
 
-        for name, value in headers:
+        for name, value in scope["headers"]:
             if name == b"authorization" and value[:7].lower() == b"bearer ":
                 value = value[7:]
             elif name != _KEY_HEADER:
                 continue
-            if hmac.compare_digest(value, self.key):
+            if hmac.compare_digest(value, key):
+                return True
+        for offer in scope.get("subprotocols", ()):
+            if offer.startswith("graftbox.key.") and hmac.compare_digest(_decoded(offer[13:]), key):
                 return True
         return False
 
 
-def _status(error: GraftboxError) -> int:
-    """The HTTP status that says the same as ``error``."""
-    for kind, status in ((UsageError, 400), (NotFoundError, 404), (UnsupportedError, 501)):
-        if isinstance(error, kind):
-            return status
-    return 500
+def _decoded(text: str) -> bytes:
+    """base64url, whose padding a subprotocol can't have."""
+    from base64 import urlsafe_b64decode
+
+    with contextlib.suppress(ValueError):
+        return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    return b""
 
 
-async def _send(send: Send, response: Response) -> None:
+def _foreign(scope: Message) -> bool:
+    headers = dict(scope["headers"])
+    origin = headers.get(b"origin")
+    return origin is not None and origin.rpartition(b"//")[2] != headers.get(b"host")
+
+
+def _allowed(methods: object) -> list[str]:
+    assert isinstance(methods, dict)
+    names = [name for name in methods if name != "WEBSOCKET"]
+    return [*names, *(["HEAD"] if "GET" in names and "HEAD" not in names else []), "OPTIONS"]
+
+
+def refusal(error: Exception, what: str) -> Response:
+    """The answer that tells of ``error``, which came of the request ``what``."""
+    if isinstance(error, HTTPError):
+        response = answer({"detail": error.detail}, error.status)
+        response.headers = error.headers
+        return response
+    if isinstance(error, ConnectionResetError):
+        return answer({"detail": "The client went away."}, 400)
+    if isinstance(error, InvalidRequestError):
+        return answer({"detail": "Invalid request parameters", "errors": str([error.error])}, 422)
+    if status := _status(error):
+        return answer({"detail": str(error) or _UNEXPECTED}, status)
+    log.error("%s failed", what, exc_info=error)
+    return answer({"detail": _UNEXPECTED}, 500)
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that says the same as ``error``, None for a mistake of ours."""
+    status: int | None = getattr(error, "http_status", None)
+    if status is not None:
+        return status
+    if isinstance(error, GraftboxError):
+        return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return 507
+    # Both a fork and a thread that the process limit forbids; a thread's is no OSError.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "new thread" in str(error)):
+        return 503
+    if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE):
+        return 503
+    return None
+
+
+async def _send(send: Send, response: Response, *, head: bool = False, kind: str = "http") -> None:
+    start, part = f"{kind}.response.start", f"{kind}.response.body"
     body = response.body
-    headers = [(b"content-type", response.content_type.encode()), *response.headers]
+    headers = list(response.headers)
+    if response.status != 204:
+        headers.insert(0, (b"content-type", response.content_type.encode()))
     if isinstance(body, bytes):
-        headers.insert(1, (b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        if response.status != 204:
+            headers.insert(1, (b"content-length", str(len(body)).encode()))
+        await send({"type": start, "status": response.status, "headers": headers})
+        await send({"type": part, "body": body})
         return
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
     async with contextlib.aclosing(body) as pieces:
-        async for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+        await send({"type": start, "status": response.status, "headers": headers})
+        if not head:
+            async for piece in pieces:
+                await send({"type": part, "body": piece, "more_body": True})
+        await send({"type": part, "body": b""})

@@ -1,8 +1,9 @@
 """An HTTP/1.1 host for one ASGI application, on h11 and asyncio's protocols.
 
 It exists because Starlette and uvicorn alone take longer to import than the whole server
-(benchmarks/imports.py). An ASGI application of theirs can still be served here. HTTP only: no TLS, no
-upgrade, no access log. A client that goes away does not cancel the action it asked for.
+(benchmarks/imports.py). An ASGI application of theirs can still be served here. No TLS, no access log.
+WebSockets are left to `graftbox.server.websocket`, where the application takes them. A client that goes away
+does not cancel what it asked for: ``receive`` says so, once the body has been read, to whom it concerns.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 import h11
+
+if TYPE_CHECKING:
+    from graftbox.server.websocket import WebSocket
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -27,6 +31,10 @@ KEEP_ALIVE = 75.0
 """Seconds an idle connection stays open; longer than the pools of the usual clients keep theirs."""
 STALLED = 75.0
 """Seconds without a byte after which the rest of a request body is no longer waited for."""
+UNREAD = 600.0
+"""Seconds after which a client that does not read its answer is dropped."""
+LINGER = 2.0
+"""Seconds in which the rest of a refused body is thrown away, so that the client gets to read the answer."""
 MAX_CONNECTIONS = 400
 """One more closes the oldest idle one: well below the 1024 open files that a process usually may have."""
 _BUFFER = 256 * 1024
@@ -37,9 +45,9 @@ log = logging.getLogger("graftbox.http")
 class Exchange:
     """One request and its response."""
 
-    def __init__(self, connection: Connection, request: h11.Request) -> None:
+    def __init__(self, connection: Connection, scope: Message) -> None:
         self.connection = connection
-        self.scope = _scope(request)
+        self.scope = scope
         self.body = bytearray()
         self.complete = False
         self.delivered = False
@@ -50,6 +58,7 @@ class Exchange:
 
     async def receive(self) -> Message:
         """The next part of the body; after its end it waits until the client hangs up or has its answer."""
+        self.connection.invite()
         while not (self.body or self.disconnected or (self.complete and not self.delivered)):
             self.arrived.clear()
             self.connection.resume_reading()
@@ -70,6 +79,9 @@ class Exchange:
         self.arrived.set()
 
     async def send(self, message: Message) -> None:
+        """Raises `ConnectionResetError` when nobody is there any more to read it."""
+        if self.connection.transport.is_closing():
+            raise ConnectionResetError("The client went away before it had its answer.")
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = list(message.get("headers", ()))
@@ -80,7 +92,7 @@ class Exchange:
             self.head = self.connection.encode(h11.Response(status_code=self.status, headers=headers))
         else:
             data, self.head = self.head, b""
-            if body := message.get("body", b""):
+            if (body := message.get("body", b"")) and self.scope["method"] != "HEAD":
                 data += self.connection.encode(h11.Data(data=body))
             if not message.get("more_body", False):
                 data += self.connection.encode(h11.EndOfMessage())
@@ -91,18 +103,21 @@ class Exchange:
     async def run(self, application: Application) -> None:
         try:
             await application(self.scope, self.receive, self.send)
+        except ConnectionResetError:
+            log.debug("%s %s: the client went away", self.scope["method"], self.scope["path"])
         except Exception:
             log.exception("%s %s failed", self.scope["method"], self.scope["path"])
-            if not self.status:
-                await self.connection.refuse(500, b"An unexpected error occurred. Please try again later.")
+            self.connection.refuse(500, b"An unexpected error occurred. Please try again later.")
 
 
 class Connection(asyncio.Protocol):
     """One client connection: a sequence of exchanges, one at a time."""
 
-    def __init__(self, application: Application, connections: dict[Connection, None]) -> None:
-        self.application = application
-        self.connections = connections
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.connections = host.connections
+        self.websocket: WebSocket | None = None
+        self.lingering = False
         self.http = h11.Connection(h11.SERVER)
         self.exchange: Exchange | None = None
         self.task: asyncio.Task[None] | None = None
@@ -114,14 +129,18 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        if len(self.connections) >= MAX_CONNECTIONS:
-            oldest_idle = next((each for each in self.connections if each.exchange is None), self)
+        if len(self.connections) >= self.host.max_connections:
+            oldest_idle = next((each for each in self.connections if not each.busy), self)
             self.connections.pop(oldest_idle, None)
             oldest_idle.transport.abort()
             if oldest_idle is self:
                 return
         self.connections[self] = None
         self._wait_for_request()
+
+    @property
+    def busy(self) -> bool:
+        return self.exchange is not None or self.websocket is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.pop(self, None)
@@ -130,14 +149,23 @@ class Connection(asyncio.Protocol):
         self.writable.set()
         if self.exchange:
             self.exchange.disconnect()
+        if self.websocket:
+            self.websocket.lost()
 
     def data_received(self, data: bytes) -> None:
+        if self.websocket:
+            self.websocket.feed(data)
+            return
+        if self.lingering:
+            return
         self.http.receive_data(data)
         self._pump()
 
     def eof_received(self) -> bool:
         # A half-closed client still wants its answer, which an application that asks for disconnects may end
         # early; without an exchange the connection is over.
+        if self.websocket or self.lingering:
+            return False
         self.http.receive_data(b"")
         self._pump()
         if self.exchange:
@@ -150,18 +178,32 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.writable.set()
 
-    def _pause_reading(self) -> None:
+    def pause_reading(self) -> None:
         self.paused = True
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         if self.paused:
             self.paused = False
-            self.transport.resume_reading()
-            self._pump()
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+            if self.websocket is None and not self.lingering:
+                self._pump()
 
     async def drain(self) -> None:
-        await self.writable.wait()
+        """Wait until what was written has mostly left."""
+        if self.writable.is_set():
+            return
+        try:
+            async with asyncio.timeout(UNREAD):
+                await self.writable.wait()
+        except TimeoutError:
+            self.transport.abort()
+
+    def invite(self) -> None:
+        """Ask for the body, of a client that waits to be asked."""
+        if self.http.they_are_waiting_for_100_continue and self.http.our_state is h11.SEND_RESPONSE:
+            self.write(self.encode(h11.InformationalResponse(status_code=100, headers=[])))
 
     def encode(self, event: h11.Event) -> bytes:
         return self.http.send(event) or b""
@@ -170,7 +212,7 @@ class Connection(asyncio.Protocol):
         if data and not self.transport.is_closing():
             self.transport.write(data)
 
-    async def refuse(self, status: int, detail: bytes) -> None:
+    def refuse(self, status: int, detail: bytes) -> None:
         """Answer ``{"detail": …}`` and close; for what never reached the application, or failed in it."""
         if self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()
@@ -191,16 +233,20 @@ class Connection(asyncio.Protocol):
             try:
                 event = self.http.next_event()
             except h11.RemoteProtocolError as error:
-                self._spawn(self.refuse(error.error_status_hint, b"Invalid HTTP request"))
+                if self.exchange:
+                    self.exchange.disconnect()
+                self.refuse(error.error_status_hint, b"Invalid HTTP request")
                 return
             if event is h11.NEED_DATA:
                 return
             if event is h11.PAUSED:
                 # The next request waits in the kernel, not in our memory.
-                self._pause_reading()
+                self.pause_reading()
                 return
             if isinstance(event, h11.Request):
                 self._begin(event)
+                if self.websocket:
+                    return
             elif isinstance(event, h11.ConnectionClosed):
                 if self.exchange is None:
                     self.transport.close()
@@ -211,22 +257,38 @@ class Connection(asyncio.Protocol):
     def _begin(self, request: h11.Request) -> None:
         if self.idle:
             self.idle.cancel()
-        self.exchange = Exchange(self, request)
-        if self.http.they_are_waiting_for_100_continue:
-            self.write(self.encode(h11.InformationalResponse(status_code=100, headers=[])))
+        scope = _scope(request)
+        if _is_upgrade(request) and self.host.takes_websockets(scope["path"]):
+            self._upgrade(scope)
+            return
+        self.exchange = Exchange(self, scope)
         self._spawn(self._serve(self.exchange))
+
+    def _upgrade(self, scope: Message) -> None:
+        from graftbox.server.websocket import WebSocket
+
+        websocket = WebSocket(self, scope)
+        try:
+            websocket.open(self.http.trailing_data[0])
+        except Exception:  # wsproto's own errors, which are not imported to start
+            self.refuse(400, b"Invalid WebSocket handshake")
+            return
+        self.websocket = websocket
+        # The loop of `_pump` ends here: no more HTTP on this connection.
+        self.paused = False
+        self._spawn(websocket.run(self.host.application))
 
     def _feed(self, exchange: Exchange, event: object) -> None:
         if isinstance(event, h11.Data):
             exchange.body += event.data
             if len(exchange.body) > _BUFFER:
-                self._pause_reading()
+                self.pause_reading()
         elif isinstance(event, h11.EndOfMessage):
             exchange.complete = True
         exchange.arrived.set()
 
     async def _serve(self, exchange: Exchange) -> None:
-        await exchange.run(self.application)
+        await exchange.run(self.host.application)
         self.exchange = None
         if self.transport.is_closing():
             return
@@ -234,8 +296,17 @@ class Connection(asyncio.Protocol):
             self.http.start_next_cycle()
             self._wait_for_request()
             self.resume_reading()
+        elif self.http.our_state is h11.MUST_CLOSE and self.http.their_state is h11.SEND_BODY:
+            self._linger()
         else:
             self.transport.close()
+
+    def _linger(self) -> None:
+        """Close once the client has stopped sending: closing at once would reset what it has yet to read."""
+        self.lingering = True
+        self.transport.write_eof()
+        self.resume_reading()
+        asyncio.get_running_loop().call_later(LINGER, self.transport.close)
 
     def _wait_for_request(self) -> None:
         self.idle = asyncio.get_running_loop().call_later(KEEP_ALIVE, self.transport.close)
@@ -264,11 +335,25 @@ def _scope(request: h11.Request) -> Message:
     }
 
 
-class Host:
-    """Serves an application on a TCP port, a Unix socket, or both."""
+def _is_upgrade(request: h11.Request) -> bool:
+    return any(name == b"upgrade" and value.lower() == b"websocket" for name, value in request.headers)
 
-    def __init__(self, application: Application) -> None:
+
+class Host:
+    """Serves an application on a TCP port, a Unix socket, or both.
+
+    ``takes_websockets`` says which paths may be upgraded; elsewhere an upgrade is ignored (RFC 9110, 7.8).
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        takes_websockets: Callable[[str], bool] = lambda path: False,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
         self.application = application
+        self.takes_websockets = takes_websockets
+        self.max_connections = max_connections
         self.connections: dict[Connection, None] = {}
         self.servers: list[asyncio.Server] = []
         self.port: int | None = None
@@ -290,12 +375,14 @@ class Host:
             os.chmod(path, 0o666)  # noqa: PTH101 - a path as text, as asyncio wants it
 
     def _connection(self) -> Connection:
-        return Connection(self.application, self.connections)
+        return Connection(self)
 
     async def close(self) -> None:
         for server in self.servers:
             server.close()
         for connection in list(self.connections):
+            if connection.websocket:
+                connection.websocket.shut()
             connection.transport.close()
         if self.path is not None:
             with contextlib.suppress(OSError):

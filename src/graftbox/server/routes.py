@@ -10,9 +10,11 @@ from graftbox.server.http import Application
 from graftbox.server.request import Request, Response
 
 if TYPE_CHECKING:
+    from graftbox.server.channel import Channel
     from graftbox.server.sandbox import Sandbox
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+SocketEndpoint = Callable[["Channel"], Awaitable[None]]
 Mount = Callable[["Sandbox"], Awaitable[Application]]
 
 _API = "graftbox.server.api"
@@ -24,6 +26,7 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/vscode/connection_token": {"GET": "vscode:connection_token"},
     "/v1/openapi.json": {"GET": "about:openapi"},
 }
+"""Path -> method -> function; the method WEBSOCKET stands for an upgrade of a GET, which gets a `Channel`."""
 MOUNTS: Mapping[str, str] = {"/mcp": "mcp:mount"}
 """Paths that belong, with all below them, to an ASGI application of their own: ``async (sandbox) -> it``."""
 OPEN = frozenset(("/alive", "/server_info"))
@@ -62,6 +65,17 @@ def mounted(path: str) -> Mount | None:
         if path == prefix or path.startswith(prefix + "/"):
             return cast("Mount", _load(reference))
     return None
+
+
+def takes_websockets(path: str) -> bool:
+    """Whether an upgrade of ``path`` has an endpoint."""
+    found = match(path)
+    return found is not None and "WEBSOCKET" in ROUTES[found[0]]
+
+
+def socket(reference: str) -> SocketEndpoint:
+    """The function behind ``module:name`` that serves a WebSocket."""
+    return cast("SocketEndpoint", _load(reference))
 
 
 def endpoint(reference: str) -> Endpoint:

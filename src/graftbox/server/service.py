@@ -9,6 +9,7 @@ import signal
 import sys
 
 from graftbox.errors import TransportError
+from graftbox.server import routes
 from graftbox.server.app import App
 from graftbox.server.child import Child
 from graftbox.server.environment import Environment
@@ -32,7 +33,7 @@ async def serve(settings: Settings, environment: Environment) -> None:
     for option in settings.ignored:
         log.warning("%s has no effect: not supported in this version.", option)
     sandbox = Sandbox(settings, environment)
-    server = Host(App(sandbox, key))
+    server = Host(App(sandbox, key), routes.takes_websockets)
     try:
         await server.listen(settings.host, settings.port, settings.socket)
     except OSError as error:
