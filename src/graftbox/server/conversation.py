@@ -48,10 +48,18 @@ class Conversation:
         self.spoke = False
         self.turn = asyncio.Lock()
 
-    async def run(self, action: Run) -> RunResult | Failure:
-        """Do ``action`` after those before it, and answer as the model does."""
+    async def run(self, action: Run, *, interrupt: bool = False) -> RunResult | Failure:
+        """Do ``action`` after those before it, and answer as the model does.
+
+        With ``interrupt`` a caller that is cancelled takes its command along, by Ctrl-C.
+        """
         async with self.turn:
-            return await self._run(action, action.command.strip())
+            try:
+                return await self._run(action, action.command.strip())
+            except asyncio.CancelledError:
+                if interrupt and self.current is not None and not self.current.done.done():
+                    await self.shell.press("C-c")
+                raise
 
     async def _run(self, action: Run, command: str) -> RunResult | Failure:
         if "\0" in command:

@@ -27,6 +27,7 @@ from graftbox.wire.observations import Failure, Observation
 if TYPE_CHECKING:
     from graftbox.server.editor import Editor
     from graftbox.server.kernel import Kernel
+    from graftbox.server.mcp import Mcp
 
 log = logging.getLogger("graftbox.sandbox")
 
@@ -87,6 +88,12 @@ class Sandbox:
 
         return Editor()
 
+    @cached_property
+    def mcp(self) -> Mcp:
+        from graftbox.server.mcp import Mcp
+
+        return Mcp(self)
+
     async def execute(self, action: Action) -> Observation:
         """What came of ``action``; raises `GraftboxError` or `InvalidActionError` where it can't be done."""
         match action:
@@ -111,6 +118,8 @@ class Sandbox:
         return await conversation.run(action)
 
     async def close(self) -> None:
+        if "mcp" in self.__dict__:
+            await self.mcp.close()
         if self.tmux:
             await self.tmux.close()
         if self.folder:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from graftbox.server.openapi import Operation
 from graftbox.server.request import Request, Response, answer
+
+OPENAPI = {
+    "connection_token": Operation(
+        "The VS Code server's token",
+        "null: this sandbox has no VS Code server.",
+        answers={200: {"type": "object", "properties": {"token": {"type": ["string", "null"]}}}},
+    ),
+}
 
 
 async def connection_token(request: Request) -> Response:
-    """``{"token": null}``: this bundle has no VS Code server to connect to."""
     return answer({"token": None})
