@@ -2,83 +2,100 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
+import base64
 from pathlib import Path
 
-from graftbox.server.viewer import view
+from graftbox.errors import GraftboxError
+from graftbox.server.disk import open_regular, put
+from graftbox.server.text import SNIFFED, decoded, is_binary
+from graftbox.server.viewer import EditError, view
 from graftbox.wire.actions import Read, Write
 from graftbox.wire.observations import Failure, ReadResult, WriteResult
 
 BINARY = "ERROR_BINARY_FILE"
 MAX_SIZE = 64 * 1024 * 1024
 """Bytes of a file that is read."""
-_SNIFFED = 8192
-_SPECIAL = "it is not a regular file"
+_TOO_LARGE = ValueError(f"it is larger than {MAX_SIZE} bytes; work on parts of it with a command")
+# Files with these names that hold text all the same are answered as the model does.
+_PICTURES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".bmp": "image/bmp",
+    ".gif": "image/gif",
+    ".pdf": "application/pdf",
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".ogg": "audio/ogg",
+}
 
 
 def read(action: Read, cwd: str) -> ReadResult | Failure:
     """The file's text, or lines of it; relative paths start at ``cwd``, the shell's folder."""
     path = Path(cwd, action.path)
+    viewed = action.impl_source == "oh_aci"
     try:
-        if refused := _unreadable(path):
-            return Failure(f"File could not be read: {action.path}: {refused}.")
-        if path.is_file() and _is_binary(path):
+        if (viewed and path.is_dir()) or not (data := _content(path, SNIFFED if viewed else MAX_SIZE + 1)):
+            return _viewed(action, cwd) if viewed else ReadResult("", str(path), action.impl_source)
+        if len(data) > MAX_SIZE:
+            raise _TOO_LARGE
+        if is_binary(data[:SNIFFED]):
             return Failure(BINARY)
-        if action.impl_source == "oh_aci":
-            return ReadResult(view(path, action.view_range), str(path), action.impl_source)
-        content = path.read_bytes().decode("utf-8")
+        if viewed:
+            return _viewed(action, cwd)
+        if kind := _PICTURES.get(path.suffix.lower()):
+            return ReadResult(f"data:{kind};base64,{base64.b64encode(data).decode()}", str(path))
+        content = data.decode("utf-8")
     except IsADirectoryError:
-        return Failure(f"Path is a directory: {action.path}. You can only read files")
+        return Failure(f"Path is a directory: {path}. You can only read files")
     except (FileNotFoundError, NotADirectoryError):
-        return Failure(f"File not found: {action.path}. Your current working directory is {cwd}.")
+        if viewed:
+            return _viewed(action, cwd)
+        return Failure(f"File not found: {path}. Your current working directory is {cwd}.")
     except UnicodeDecodeError:
-        return Failure(f"File could not be decoded as utf-8: {action.path}.")
-    except (OSError, ValueError) as error:
-        return Failure(f"File could not be read: {action.path}: {_reason(error)}.")
+        return Failure(f"File could not be decoded as utf-8: {path}.")
+    except (OSError, ValueError, GraftboxError) as error:
+        return Failure(f"File could not be read: {path}: {_reason(error)}.")
     return ReadResult(_lines(content, action.start, action.end), str(path), action.impl_source)
 
 
 def write(action: Write, cwd: str) -> WriteResult | Failure:
     """Write the file, its missing folders included; text always ends with a newline.
 
-    The replacement is atomic and keeps mode and owner, where file system and permissions allow one.
+    The whole file is UTF-8 with the line ends that came; lines of a file that exists get its encoding and
+    line ends.
     """
     path = Path(cwd, action.path)
+    # What comes as UTF-16 surrogates in JSON may not be a character; keep its bytes rather than fail.
+    content = action.content.encode("utf-8", "surrogatepass")
+    if content and not content.endswith(b"\n"):
+        content += b"\n"
     try:
-        # What comes as UTF-16 surrogates in JSON may not be a character; keep its bytes rather than fail.
-        content = action.content.encode("utf-8", "surrogatepass")
-        target = path.resolve()
-        if target.is_dir():
-            return Failure(f"Path is a directory: {action.path}. You can only write to files")
-        if target.exists() and not target.is_file():
-            return Failure(f"File could not be written: {action.path}: {_SPECIAL}.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(target, _with_content(target, content, action.start, action.end))
-    except (OSError, ValueError) as error:
-        return Failure(f"File could not be written: {action.path}: {_reason(error)}.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        put(path, content if action.start <= 0 and action.end == -1 else _spliced(path, content, action))
+    except IsADirectoryError:
+        return Failure(f"Path is a directory: {path}. You can only write to files")
+    except (OSError, ValueError, GraftboxError) as error:
+        return Failure(f"File could not be written: {path}: {_reason(error)}.")
     return WriteResult(str(path))
 
 
-def _unreadable(path: Path) -> str | None:
-    """Why reading might never end or fill the memory."""
-    if not path.exists() or path.is_dir():
-        return None
-    if not path.is_file():
-        return _SPECIAL
-    if path.stat().st_size > MAX_SIZE:
-        return f"it is larger than {MAX_SIZE} bytes; read parts of it with a command"
-    return None
+def _content(path: Path, limit: int) -> bytes:
+    with open_regular(path) as file:
+        return file.read(limit)
+
+
+def _viewed(action: Read, cwd: str) -> ReadResult:
+    try:
+        text = view(Path(action.path), cwd, action.view_range)
+    except EditError as error:
+        text = f"ERROR:\n{error}"
+    return ReadResult(text, action.path, action.impl_source)
 
 
 def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
-
-
-def _is_binary(path: Path) -> bool:
-    with path.open("rb") as file:
-        return b"\0" in file.read(_SNIFFED)
+    reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    return reason.rstrip(".")
 
 
 def _lines(content: str, start: int, end: int) -> str:
@@ -89,57 +106,20 @@ def _lines(content: str, start: int, end: int) -> str:
     return "".join(lines[max(start, 0) : None if end == -1 else max(end, 0)])
 
 
-def _with_content(target: Path, content: bytes, start: int, end: int) -> bytes:
-    if content and not content.endswith(b"\n"):
-        content += b"\n"
-    if (start <= 0 and end == -1) or not target.exists():
-        return content
-    lines = target.read_bytes().splitlines(keepends=True)
-    before = lines[: max(start, 0)]
-    if before and not before[-1].endswith(b"\n"):
-        before[-1] += b"\n"
-    after = [] if end == -1 else lines[max(end, 0) :]
-    return b"".join(before) + (content or b"\n") + b"".join(after)
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Put ``content`` in place in one step; through the existing file where only that keeps what it is."""
+def _spliced(path: Path, content: bytes, action: Write) -> bytes:
+    """The file with its lines from ``start`` to ``end`` as ``content``."""
     try:
-        now: os.stat_result | None = target.stat()
+        data = _content(path, MAX_SIZE + 1)
     except FileNotFoundError:
-        now = None
-    if now and (now.st_nlink > 1 or not os.access(target, os.W_OK)):
-        target.write_bytes(content)
-        return
-    try:
-        temporary = target.with_name(f".{target.name[:50]}.{os.urandom(6).hex()}")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except PermissionError:
-        target.write_bytes(content)
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            if now:
-                if (now.st_uid, now.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(file.fileno(), now.st_uid, now.st_gid)
-                os.fchmod(file.fileno(), stat.S_IMODE(now.st_mode))
-            else:
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
-        temporary.replace(target)
-    except OSError:
-        # Not our owner to give, or the file is a mount of its own: write through it instead.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        target.write_bytes(content)
-
-
-def _umask() -> int:
-    # Reading it by setting it would race with the other threads.
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    except OSError:
-        pass
-    return 0o022
+        return content
+    if len(data) > MAX_SIZE:
+        raise _TOO_LARGE
+    text = decoded(data)
+    lines = text.lines
+    start = max(action.start, 0)
+    first, last = len("".join(lines[:start])), None if action.end == -1 else max(action.end, 0)
+    new = content.decode("utf-8", "surrogatepass") or "\n"
+    if first and not text.content[:first].endswith("\n"):
+        new = "\n" + new
+    kept = "".join(lines[last:]) if last is not None else ""
+    return text.replaced(first, len(text.content) - len(kept), new).encoded()

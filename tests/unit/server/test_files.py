@@ -85,15 +85,26 @@ def test_binary_and_undecodable_files_are_not_read_as_text(tmp_path: Path) -> No
     (tmp_path / "b").write_bytes(b"\x00\x01")
     (tmp_path / "l").write_bytes("é".encode("latin-1"))
     assert read(Read("b"), str(tmp_path)) == Failure("ERROR_BINARY_FILE")
-    for source in ("default", "oh_aci"):
-        answer = read(Read("l", impl_source=source), str(tmp_path))
-        assert answer == Failure("File could not be decoded as utf-8: l.")
+    assert read(Read("l"), str(tmp_path)) == Failure(f"File could not be decoded as utf-8: {tmp_path / 'l'}.")
+    viewed = read(Read(str(tmp_path / "l"), impl_source="oh_aci"), str(tmp_path))
+    assert "     1\té" in viewed.content
+
+
+def test_a_picture_that_is_text_comes_as_a_data_url(tmp_path: Path) -> None:
+    (tmp_path / "p.pdf").write_text("%PDF-1.4")
+    assert content(tmp_path, "p.pdf") == "data:application/pdf;base64,JVBERi0xLjQ="
+
+
+def test_lines_are_replaced_in_the_encoding_and_with_the_line_ends_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes("eins\r\nzw\xf6lf\r\ndrei\r\n".encode("latin-1"))
+    write(Write("f", "größer\nals", 0, 1), str(tmp_path))
+    assert (tmp_path / "f").read_bytes() == "größer\r\nals\r\nzwölf\r\ndrei\r\n".encode("latin-1")
 
 
 @pytest.mark.parametrize("view_range", [(0, 1), (1,), (3, 2), (9, 10)])
 def test_a_wrong_view_range_is_explained(tmp_path: Path, view_range: tuple[int, ...]) -> None:
     (tmp_path / "f").write_text("1\n2\n")
-    answer = read(Read("f", impl_source="oh_aci", view_range=view_range), str(tmp_path))
+    answer = read(Read(str(tmp_path / "f"), impl_source="oh_aci", view_range=view_range), str(tmp_path))
     assert answer.content.startswith("ERROR:\nInvalid `view_range` parameter")
 
 
@@ -114,4 +125,4 @@ def test_a_file_beyond_the_limit_is_refused_with_advice(tmp_path: Path) -> None:
         file.truncate(64 * 1024 * 1024 + 1)
     answer = read(Read("big"), str(tmp_path))
     assert isinstance(answer, Failure)
-    assert "read parts of it with a command" in answer.content
+    assert "work on parts of it with a command" in answer.content
