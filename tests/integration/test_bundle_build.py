@@ -323,12 +323,22 @@ def test_a_second_build_does_nothing(seeded: Path) -> None:
 def test_an_edit_of_the_server_remakes_its_layer_only(seeded: Path, tmp_path: Path) -> None:
     shutil.copytree(SOURCE, tmp_path / "src")
     env = {"PYTHONPATH": str(tmp_path / "src")}
-    core, server = built(seeded, env=env)["components"]
+    *others, server = built(seeded, env=env)["components"]
     with (tmp_path / "src/graftbox/server/__init__.py").open("a") as stream:
         stream.write("\nEDITED = True\n")
-    again = built(seeded, env=env)["components"]
-    assert again[0] == core
-    assert again[1]["digest"] != server["digest"]
+    *again, edited = built(seeded, env=env)["components"]
+    assert again == others
+    assert edited["digest"] != server["digest"]
+
+
+def test_the_base_component_alone_is_the_same_layer_and_whole(seeded: Path) -> None:
+    core, *_, server = built(seeded)["components"]
+    alone = built(seeded, "--component", "core")["components"]
+    assert alone == [core, server]
+    for component in ("core", "jupyter", "mcp"):
+        assert graftbox(seeded, "bundle", "build", "--component", component).returncode == 0
+        result = graftbox(seeded, "bundle", "verify", "--component", component)
+        assert result.returncode == 0, result.stdout
 
 
 def test_two_builds_at_once_share_the_work(seeded: Path) -> None:
@@ -426,14 +436,16 @@ def test_show_and_path_tell_what_was_built(seeded: Path) -> None:
     digest = built(seeded)["digest"]
     after = json.loads(graftbox(seeded, "bundle", "show", "--json").stdout)
     assert after["digest"] == digest
-    assert sum(layer["compressed_size"] for layer in after["components"]) <= 40_000_000
+    sizes = {layer["name"]: layer["compressed_size"] for layer in after["components"]}
+    assert sizes["core"] + sizes["server"] <= 40_000_000
+    assert sum(sizes.values()) <= 70_000_000
     assert {"bash", "h11"} <= {package["name"] for package in after["packages"]}
     folder = Path(graftbox(seeded, "bundle", "path").stdout.strip())
     assert (folder / "bin" / "action-execution-server").is_file()
 
 
 def test_verify_gives_every_problem_a_line(seeded: Path) -> None:
-    core, server = built(seeded)["components"]
+    core, *_, server = built(seeded)["components"]
     assert "is whole and self-contained" in graftbox(seeded, "bundle", "verify").stdout
     (seeded / "blobs/sha256" / core["digest"][7:]).write_bytes(b"cut off")
     (seeded / "blobs/sha256" / server["digest"][7:]).unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,14 +54,14 @@ BUILDER_CODE = tuple(
 def build(
     recipe: Recipe | None = None,
     arch: str | None = None,
-    components: Sequence[str] = ("core",),
+    components: Sequence[str] | None = None,
     store: Store | None = None,
     progress: Progress | None = None,
     *,
     lock: Lock | None = None,
     sources: Sources | None = None,
 ) -> BundleManifest:
-    """The bundle of these components, built as far as it is not in the store yet.
+    """The bundle of these components (none: all of the recipe), built as far as it is not in the store yet.
 
     ``recipe`` and ``lock`` default to the built-in ones, ``arch`` to this machine's. Safe to run many times
     at once and to interrupt: a layer is in the store whole or not at all.
@@ -77,7 +77,7 @@ def build(
 
 def current(
     arch: str | None = None,
-    components: Sequence[str] = ("core",),
+    components: Sequence[str] | None = None,
     store: Store | None = None,
     recipe: Recipe | None = None,
     lock: Lock | None = None,
@@ -88,7 +88,12 @@ def current(
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be built. Each layer's ``key`` is a digest of everything that decides its bytes."""
+    """What is to be built. Each layer's ``key`` is a digest of everything that decides its bytes.
+
+    Which layer a file is in does not depend on which components are chosen: what the base component has is
+    in its layer only; wheels and packages that several others have and the base has not are in a layer of
+    their own, ``jupyter+mcp``, that comes with each of them; everything else is in its component's layer.
+    """
 
     recipe: Recipe
     lock: Lock
@@ -101,23 +106,47 @@ class Job:
         cls,
         recipe: Recipe | None = None,
         arch: str | None = None,
-        components: Sequence[str] = ("core",),
+        components: Sequence[str] | None = None,
         store: Store | None = None,
         lock: Lock | None = None,
     ) -> Job:
         recipe = recipe or Recipe.builtin()
         lock = lock or Lock.of(recipe)
-        chosen = tuple(name for name in recipe.components if name in components)
-        for name in components:
+        for name in components or ():
             recipe.component(name)
+        chosen = tuple(
+            name for name in recipe.components if not components or name in components or name == recipe.base
+        )
         arch = arch or architecture()
         lock.architecture(arch)
         return cls(recipe, lock, arch, chosen, store or Store())
 
-    @property
+    @cached_property
     def layer_names(self) -> list[str]:
-        """One per component, and the server's code last."""
-        return [*self.components, SERVER]
+        """The base, what others share, one per further component, and the server's code last."""
+        base, *others = self.components
+        return [base, *self._shared(others), *others, SERVER]
+
+    def _owner(self, entry: Entry) -> str:
+        """The layer that a locked entry is in."""
+        if self.recipe.base in entry.components:
+            return self.recipe.base
+        return "+".join(name for name in self.recipe.components if name in entry.components)
+
+    def _shared(self, components: Sequence[str]) -> list[str]:
+        """The layers of what several components, among them one of these, have and the base has not."""
+        names = {self._owner(entry) for entry in self.lock.entries(self.arch)}
+        tables = {name: self.recipe.component(name).stage or {} for name in self.recipe.components}
+        for library in {library for table in tables.values() for library in table.get("libraries", ())}:
+            having = [name for name, table in tables.items() if library in table.get("libraries", ())]
+            names.add("+".join(having if self.recipe.base not in having else []))
+        return sorted(name for name in names if "+" in name and set(name.split("+")) & set(components))
+
+    def _below(self, layer: str) -> list[str]:
+        """The layers that this one lies on, lowest first."""
+        if layer in {self.recipe.base, SERVER}:
+            return []
+        return [self.recipe.base, *([] if "+" in layer else self._shared([layer]))]
 
     @cached_property
     def _builder(self) -> str:
@@ -128,8 +157,15 @@ class Job:
         packages = self.lock.architecture(architecture()).packages
         return [package for package in packages if package.name in PACKAGES]
 
-    def entries(self, component: str) -> list[Entry]:
-        return self.lock.entries(self.arch, [component])
+    def entries(self, layer: str) -> list[Entry]:
+        """What the layer is made of: its own wheels, and all packages that may have libraries for them."""
+        members = set(layer.split("+"))
+        return [
+            entry
+            for entry in self.lock.entries(self.arch)
+            if members <= set(entry.components)
+            and (isinstance(entry, LockedPackage) or self._owner(entry) == layer)
+        ]
 
     def key(self, layer: str) -> str:
         """Bare hex digest of a layer's inputs."""
@@ -144,7 +180,8 @@ class Job:
         else:
             facts["arch"] = self.arch
             facts["packages"] = [entry.sha256 for entry in self.entries(layer)]
-            facts["stage"] = self.recipe.component(layer).stage
+            facts["stage"] = [self.recipe.component(name).stage for name in layer.split("+")]
+            facts["below"] = [self.key(name) for name in self._below(layer)]
         return _hex(json.dumps(facts, sort_keys=True).encode())
 
     @property
@@ -186,7 +223,7 @@ class Job:
                     return known
         from graftbox.bundle import layers
 
-        component = self.components[0] if name == SERVER else name
+        component = self.recipe.base if name == SERVER else name
         content = self.content(name, progress, sources)
         progress.start(f"packing {name}", 1)
         made = layers.write(name, component, content, self.store)
@@ -196,25 +233,35 @@ class Job:
 
     def content(self, name: str, progress: Progress, sources: Sources | None) -> Content:
         """Everything that one layer holds."""
-        from graftbox.bundle import bytecode, plan, relocation, stage
+        from graftbox.bundle import bytecode, relocation
 
-        entries = [] if name == SERVER else self.entries(name)
+        layers = [] if name == SERVER else [*self._below(name), name]
+        entries = {entry for layer in layers for entry in self.entries(layer)}
         paths = self._fetched([*entries, *self._compiler_entries], progress, sources)
         compiler = Compiler.unpack(self.store, {entry: paths[entry] for entry in self._compiler_entries})
         progress.start(f"staging {name}", 1)
-        if name == SERVER:
-            content = _server_content()
-        else:
-            chosen = plan.parse(self.recipe.component(name).stage or {}, self.arch)
-            packages = {_origin(e): paths[e] for e in entries if isinstance(e, LockedPackage)}
-            wheels = {_origin(e): paths[e] for e in entries if isinstance(e, LockedWheel)}
-            content = stage.stage(chosen, packages, wheels, self.arch)
-            relocation.relocate(content, self.arch)
+        content = _server_content() if name == SERVER else {}
+        below: Content = {}
+        for layer in layers:
+            below.update(content)
+            content = self._staged(layer, paths, below)
+        relocation.relocate(content, self.arch)
         progress.done()
         progress.start(f"compiling {name}", 1)
         bytecode.add_bytecode(content, compiler, self.store)
         progress.done()
         return content
+
+    def _staged(self, layer: str, paths: Mapping[Entry, Path], below: Content) -> Content:
+        """The layer's content before it is relocated."""
+        from graftbox.bundle import plan, stage
+
+        plans = [plan.parse(self.recipe.component(name).stage or {}, self.arch) for name in layer.split("+")]
+        chosen = plan.shared(plans) if len(plans) > 1 else plans[0]
+        entries = self.entries(layer)
+        packages = {_origin(e): paths[e] for e in entries if isinstance(e, LockedPackage)}
+        wheels = {_origin(e): paths[e] for e in entries if isinstance(e, LockedWheel)}
+        return stage.stage(chosen, packages, wheels, self.arch, below)
 
     def _fetched(
         self, entries: Sequence[Entry], progress: Progress, sources: Sources | None

@@ -10,22 +10,34 @@ from graftbox.bundle.content import Content, File, Link, Node, files
 from graftbox.errors import FormatError
 
 
-def add(content: Content, available: Mapping[str, Node], opened: Iterable[str], arch: str) -> None:
+def add(
+    content: Content,
+    available: Mapping[str, Node],
+    opened: Iterable[str],
+    arch: str,
+    below: Mapping[str, Node] | None = None,
+) -> None:
     """Adds the loader, the libraries in ``opened``, and all that any ELF file needs, to ``lib/``.
 
-    A name that no package provides is a `FormatError` that says who needs it.
+    Not those that ``below``, the content of the layers underneath, has. A name that no package provides
+    is a `FormatError` that says who needs it.
     """
+    below = below or {}
     loader = rules.LOADERS[arch]
-    content["lib/ld.so"] = _library(loader, available, "every program")
+    if "lib/ld.so" not in below:
+        content["lib/ld.so"] = _library(loader, available, "every program")
     queue = [(path, file) for path, file in files(content) if elf.is_elf(file.data)]
     for name in opened:
+        if f"lib/{name}" in below:
+            continue
         content[f"lib/{name}"] = _library(name, available, "the recipe")
         queue.append((f"lib/{name}", _library(name, available, "the recipe")))
     while queue:
         path, file = queue.pop()
         facts = elf.parse(file.data, path)
         for name in facts.needed:
-            if name == loader or f"lib/{name}" in content or found_beside(path, facts, name, content):
+            there = f"lib/{name}" in content or f"lib/{name}" in below
+            if name == loader or there or found_beside(path, facts, name, content):
                 continue
             library = _library(name, available, f"{path} of {file.origin}")
             content[f"lib/{name}"] = library

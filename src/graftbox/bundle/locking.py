@@ -175,8 +175,12 @@ def _wheels(
     downloader: Downloader,
 ) -> tuple[LockedWheel, ...]:
     """Wheels for the Python that is locked; the projects of ``kept`` stay at their versions."""
-    wanted = {component.name: component.wheels for component in recipe.components.values()}
-    if recipe.python is None or not any(wanted.values()):
+    wanted = {
+        name: requirements.Wanted(part.wheels, part.without_wheels)
+        for name, part in recipe.components.items()
+        if part.wheels
+    }
+    if recipe.python is None or not wanted:
         return ()
     interpreter = next((p for p in packages if p.name == f"python{recipe.python}-minimal"), None)
     version = interpreter.version.partition("-")[0] if interpreter else f"{recipe.python}.0"

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -87,6 +87,15 @@ class Plan:
     def is_licence(self, name: str) -> bool:
         parts = name.split("/")
         return parts[:3] == ["usr", "share", "doc"] and (len(parts) == 4 or parts[4:] == ["copyright"])
+
+
+def shared(plans: Sequence[Plan]) -> Plan:
+    """What several components have in common: their wheels, and the libraries that all of them open."""
+    first, *others = plans
+    libraries = tuple(name for name in first.libraries if all(name in plan.libraries for plan in others))
+    if len({plan.wheels for plan in plans}) > 1:
+        raise UsageError("Components of a recipe that share wheels must unpack them into the same folder.")
+    return Plan((), first.triplet, libraries, wheels=first.wheels)
 
 
 def parse(table: Mapping[str, Any], arch: str) -> Plan:

@@ -13,8 +13,11 @@
     [component.core]
     packages = ["bash", "tmux"]                                # taken with everything they depend on
     without = ["perl-base"]                                    # dependencies that are cut
-    wheels = ["h11>=0.16"]                                     # requirement specifiers
+    wheels = ["h11>=0.16"]                                     # requirement specifiers, with all they need
+    without-wheels = ["jedi"]                                  # projects that are cut from that
     [component.core.stage]                                     # free-form; read by the builder
+
+The first component is the base of the others: every bundle has it, and they hold nothing that it holds.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ class Component:
     packages: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     wheels: tuple[str, ...] = ()
+    without_wheels: tuple[str, ...] = ()
     stage: Mapping[str, Any] | None = None
 
 
@@ -102,11 +106,19 @@ class Recipe:
             "sections": self.sections,
             "python": self.python,
             "components": {
-                name: [sorted(part.packages), sorted(part.without), sorted(part.wheels)]
+                name: [
+                    *map(sorted, (part.packages, part.without, part.wheels)),
+                    *([sorted(part.without_wheels)] if part.without_wheels else []),
+                ]
                 for name, part in self.components.items()
             },
         }
         return "sha256:" + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def base(self) -> str:
+        """The name of the component that every bundle has."""
+        return next(iter(self.components))
 
     def component(self, name: str) -> Component:
         """The component of that name, or `NotFoundError` with those that exist."""
@@ -153,7 +165,7 @@ def _components(table: _Table) -> dict[str, Component]:
     components = {}
     for name in table.values:
         part = table.table(name)
-        part.only("packages", "without", "wheels", "stage")
+        part.only("packages", "without", "wheels", "without-wheels", "stage")
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
             raise table.wrong(name, "named with lower-case letters, digits and dashes")
         components[name] = Component(
@@ -161,6 +173,7 @@ def _components(table: _Table) -> dict[str, Component]:
             packages=part.strings("packages"),
             without=part.strings("without"),
             wheels=part.strings("wheels"),
+            without_wheels=part.strings("without-wheels"),
             stage=part.table("stage").values,
         )
     if not components:

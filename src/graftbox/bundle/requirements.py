@@ -19,7 +19,7 @@ from graftbox.bundle import index
 from graftbox.bundle.download import Downloader, shown
 from graftbox.bundle.lock import LockedWheel
 from graftbox.bundle.pypi import Indexes
-from graftbox.errors import NotFoundError, TransportError, VerificationError
+from graftbox.errors import NotFoundError, TransportError, UsageError, VerificationError
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 # manylinux tags that the bundle's glibc satisfies, best first (PEP 600).
@@ -65,8 +65,16 @@ class Guest:
         return [f"--python-version={self.minor}", "--implementation=cp", abi, *platforms]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a component asks for: requirement specifiers, and the projects that are cut from their closure."""
+
+    requirements: Sequence[str]
+    without: Sequence[str] = ()
+
+
 def resolve(
-    component_wheels: Mapping[str, Sequence[str]],
+    components: Mapping[str, Wanted],
     guest: Guest,
     indexes: Indexes,
     downloader: Downloader,
@@ -74,10 +82,10 @@ def resolve(
 ) -> tuple[LockedWheel, ...]:
     """Wheels of every component's requirements with all they depend on, for one architecture.
 
-    ``component_wheels`` maps a component to requirement specifiers; ``keep`` maps projects to the
-    versions they must stay at. The components share one environment, so they are solved together.
+    ``keep`` maps projects to the versions they must stay at. The components share one environment, so
+    they are solved together; what is cut takes part in that, but is not locked.
     """
-    together = sorted({wheel for wheels in component_wheels.values() for wheel in wheels})
+    together = sorted({wheel for wanted in components.values() for wheel in wanted.requirements})
     if not together:
         return ()
     constraints = [f"{name}=={version}" for name, version in (keep or {}).items()]
@@ -87,23 +95,44 @@ def resolve(
         if not constraints:
             raise
         solved = _pip(together, [], guest, indexes)  # what must stay does not go with what must change
-    pinned = [f"{name}=={facts['version']}" for name, facts in solved.items()]
-    members: dict[str, list[str]] = {name: [] for name in solved}
-    for component, wanted in component_wheels.items():
-        alone = len([c for c in component_wheels.values() if c]) == 1
-        names = solved if alone and wanted else _pip(sorted(wanted), pinned, guest, indexes) if wanted else {}
-        for name in names:
-            members[name].append(component)
+    members: dict[str, list[str]] = {}
+    for component, wanted in components.items():
+        for name in _closure(component, wanted, solved, guest):
+            members.setdefault(name, []).append(component)
     return tuple(
         _locked(name, solved[name], tuple(sorted(members[name])), indexes, downloader)
-        for name in sorted(solved)
+        for name in sorted(members)
     )
+
+
+def _closure(component: str, wanted: Wanted, solved: Mapping[str, Solved], guest: Guest) -> set[str]:
+    """The projects of ``solved`` that a component's requirements lead to, but for those that are cut."""
+    from pip._vendor.packaging.requirements import Requirement
+
+    cut = set(map(index.normalized, wanted.without))
+    unmet = set(cut)
+    found: dict[str, set[str]] = {}  # project: the extras that its dependencies were followed for
+    queue = [Requirement(text) for text in wanted.requirements]
+    for requirement in queue:  # grows while it is read
+        name = index.normalized(requirement.name)
+        unmet.discard(name)
+        new = {"", *requirement.extras} - found.get(name, set())
+        if name in cut or not new:
+            continue
+        found.setdefault(name, set()).update(new)
+        for needed in map(Requirement, solved[name].requires):
+            marker = needed.marker
+            if marker is None or any(marker.evaluate({**guest.markers, "extra": extra}) for extra in new):
+                queue.append(needed)
+    if unmet:
+        raise UsageError(f"The recipe cuts {min(unmet)!r}, which no wheel of {component} needs.")
+    return set(found)
 
 
 def _pip(
     requirements: Sequence[str], constraints: Sequence[str], guest: Guest, indexes: Indexes
-) -> dict[str, dict[str, str]]:
-    """``{project: {version, filename, sha256, url}}`` as pip would install them on the guest."""
+) -> dict[str, Solved]:
+    """Each project as pip would install it on the guest."""
     with tempfile.TemporaryDirectory() as folder:
         pins = Path(folder) / "constraints.txt"
         pins.write_text("".join(f"{line}\n" for line in constraints))
@@ -118,17 +147,29 @@ def _pip(
     if done.returncode:
         _raise(done.stderr, requirements, guest)
     return {
-        index.normalized(item["metadata"]["name"]): _facts(item)
+        index.normalized(item["metadata"]["name"]): _solved(item)
         for item in json.loads(done.stdout)["install"]
     }
 
 
-def _facts(item: Mapping[str, Any]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Solved:
+    """A wheel that pip chose; ``sha256`` is empty where its index says none, ``requires`` as in METADATA."""
+
+    version: str
+    filename: str
+    sha256: str
+    url: str
+    requires: tuple[str, ...]
+
+
+def _solved(item: Mapping[str, Any]) -> Solved:
     url = item["download_info"]["url"]
     archive = item["download_info"].get("archive_info", {})
     sha256 = archive.get("hashes", {}).get("sha256") or archive.get("hash", "").removeprefix("sha256=")
     filename = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rpartition("/")[2])
-    return {"version": item["metadata"]["version"], "filename": filename, "sha256": sha256, "url": url}
+    metadata = item["metadata"]
+    return Solved(metadata["version"], filename, sha256, url, tuple(metadata.get("requires_dist", ())))
 
 
 def _index_options(indexes: Indexes) -> list[str]:
@@ -162,18 +203,18 @@ def _raise(stderr: str, requirements: Sequence[str], guest: Guest) -> None:
 
 
 def _locked(
-    name: str, facts: Mapping[str, str], components: tuple[str, ...], indexes: Indexes, downloader: Downloader
+    name: str, wheel: Solved, components: tuple[str, ...], indexes: Indexes, downloader: Downloader
 ) -> LockedWheel:
     """Adds the size, from the index where it says so, else from the file itself."""
-    sha256 = facts["sha256"]
+    sha256 = wheel.sha256
     size = None
     if sha256:
-        offers = index.locate(downloader, indexes, name, facts["filename"], sha256)
+        offers = index.locate(downloader, indexes, name, wheel.filename, sha256)
         size = next((offer.size for offer in offers if offer.size and offer.sha256 == sha256), None)
     if size is None:
-        data = downloader.read(facts["url"], limit=1 << 32).data
+        data = downloader.read(wheel.url, limit=1 << 32).data
         size = len(data)
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-            raise VerificationError(f"{shown(facts['url'])} is not what the index says: its sha256 differs.")
+            raise VerificationError(f"{shown(wheel.url)} is not what the index says: its sha256 differs.")
         sha256 = sha256 or hashlib.sha256(data).hexdigest()
-    return LockedWheel(name, facts["version"], facts["filename"], size, sha256, components)
+    return LockedWheel(name, wheel.version, wheel.filename, size, sha256, components)

@@ -15,8 +15,18 @@ from graftbox.errors import UsageError
 WORKERS = 4
 
 
-def stage(plan: Plan, packages: Mapping[str, Path], wheels: Mapping[str, Path], arch: str) -> Content:
-    """The unrelocated content made of ``packages`` (.deb files) and ``wheels``, both by "name version"."""
+def stage(
+    plan: Plan,
+    packages: Mapping[str, Path],
+    wheels: Mapping[str, Path],
+    arch: str,
+    below: Mapping[str, Node] | None = None,
+) -> Content:
+    """The unrelocated content made of ``packages`` (.deb files) and ``wheels``, both by "name version".
+
+    What ``below``, the content of the layers that it lies on, holds already is not part of it.
+    """
+    below = below or {}
     with ThreadPoolExecutor(WORKERS) as pool:
         members = list(pool.map(lambda item: _unpack(plan, *item), packages.items()))
     unpacked = dict(zip(packages, members, strict=True))
@@ -42,9 +52,16 @@ def stage(plan: Plan, packages: Mapping[str, Path], wheels: Mapping[str, Path], 
     for path in plan.folders:
         content.setdefault(path, Folder())
     available = {posixpath.basename(n): node for m in members for n, node in m.items() if plan.is_library(n)}
-    libraries.add(content, available, plan.libraries, arch)
+    libraries.add(content, available, plan.libraries, arch, below)
     _add_licences(content, unpacked)
-    return content
+    return _upper(content, below)
+
+
+def _upper(content: Content, below: Mapping[str, Node]) -> Content:
+    """The nodes that are not in the layers below; a different one there is a mistake of the recipe."""
+    if changed := [path for path, node in content.items() if below.get(path, node) != node]:
+        raise UsageError(f"Two components of the recipe put different files at {min(changed)}.")
+    return {path: node for path, node in content.items() if path not in below}
 
 
 def _certificates(take: Take, unpacked: Mapping[str, Mapping[str, Node]]) -> File:

@@ -40,7 +40,11 @@ def verify(manifest: BundleManifest, store: Store) -> Report:
     damage: list[str] = []
     for layer in manifest.layers:
         try:
-            content.update(read(layer, store))
+            found = read(layer, store)
+            damage += [
+                f"{path} is in two layers, {layer.name} and one below" for path in _twice(content, found)
+            ]
+            content.update(found)
         except (FormatError, NotFoundError, VerificationError) as error:
             damage.append(str(error))
     programs = [elf.parse(file.data, path) for path, file in files(content) if elf.is_elf(file.data)]
@@ -52,6 +56,11 @@ def verify(manifest: BundleManifest, store: Store) -> Report:
         scripts=sum(file.data.startswith(b"#!") for _, file in files(content) if file.executable),
         problems=tuple(damage or problems(content, manifest.arch)),  # half a bundle is not self-contained
     )
+
+
+def _twice(content: Content, upper: Content) -> list[str]:
+    """The files of an upper layer that are in a lower one too."""
+    return [path for path, node in upper.items() if path in content and not isinstance(node, Folder)]
 
 
 def read(layer: Layer, store: Store) -> Content:

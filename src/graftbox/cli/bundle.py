@@ -41,9 +41,7 @@ def choice(function: F) -> F:
             "components",
             metavar="NAME",
             multiple=True,
-            default=("core",),
-            show_default=True,
-            help="A part of the recipe; may be given many times.",
+            help="A part of the recipe beside its first; may be given many times (default: all).",
         ),
     ):
         function = option(function)

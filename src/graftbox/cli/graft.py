@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("base")
 @click.argument("target")
-@click.option("--component", "components", multiple=True, default=("core",), show_default=True)
+@click.option(
+    "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
+)
 @click.option("--user", help="The runtime image's user instead of the base's.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."

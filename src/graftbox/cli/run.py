@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Mount /openhands beside the untouched base, or make a runtime image.",
 )
-@click.option("--component", "components", multiple=True, default=("core",), show_default=True)
+@click.option(
+    "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
+)
 @click.option("--detach", "-d", is_flag=True, help="Print where it is and leave it running.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--name", help="A name for it; a random one otherwise.")

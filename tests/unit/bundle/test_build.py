@@ -42,8 +42,35 @@ def test_a_damaged_manifest_counts_as_none(job: Job) -> None:
     assert current("amd64", store=job.store) is None
 
 
-def test_layers_are_the_components_and_the_server_last(job: Job) -> None:
-    assert job.layer_names == ["core", "server"]
+def test_layers_are_what_the_components_share_then_they_and_the_server_last(job: Job) -> None:
+    assert job.layer_names == ["core", "jupyter+mcp", "jupyter", "mcp", "server"]
+
+
+def test_the_base_is_part_of_every_bundle(tmp_path: Path) -> None:
+    def layers(*components: str) -> list[str]:
+        return Job.of(arch="amd64", components=components, store=Store(tmp_path)).layer_names
+
+    assert layers("core") == ["core", "server"]
+    assert layers("mcp") == layers("core", "mcp") == ["core", "jupyter+mcp", "mcp", "server"]
+    assert layers() == layers("core", "jupyter", "mcp")
+
+
+def test_a_layer_is_the_same_whatever_other_components_are_chosen(job: Job) -> None:
+    for name in job.recipe.components:
+        alone = Job.of(arch="amd64", components=[name], store=job.store)
+        assert {layer: alone.key(layer) for layer in alone.layer_names} == {
+            layer: job.key(layer) for layer in alone.layer_names
+        }
+
+
+@pytest.mark.parametrize("arch", ["amd64", "arm64"])
+def test_every_wheel_is_in_one_layer_that_comes_with_each_component_that_has_it(job: Job, arch: str) -> None:
+    lock = Lock.of(job.recipe)
+    for wheel in lock.architecture(arch).wheels:
+        for component in wheel.components:
+            alone = Job.of(arch=arch, components=[component], store=job.store)
+            holding = [n for n in alone.layer_names if n != "server" and wheel in alone.entries(n)]
+            assert len(holding) == 1, wheel
 
 
 def test_the_server_layer_is_the_same_on_every_architecture(job: Job) -> None:

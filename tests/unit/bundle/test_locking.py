@@ -11,7 +11,7 @@ import pytest
 from graftbox.bundle import locking, recipe
 from graftbox.bundle.lock import Lock
 from graftbox.bundle.recipe import Recipe
-from graftbox.errors import ConfigurationError, TransportError, VerificationError
+from graftbox.errors import ConfigurationError, TransportError, UsageError, VerificationError
 from graftbox.store import Store
 
 TEXT = """
@@ -268,6 +268,38 @@ def test_a_changed_recipe_is_solved_again_even_if_nothing_is_gone(box: Any, tmp_
     new = locking.update_missing(changed, old, place)
     assert (versions(old)["app"], versions(new)["app"]) == ("1.0", "1.1")
     assert new.recipe == changed.resolution_digest
+
+
+CUT = PYTHON.replace('wheels = ["app"]', 'wheels = ["app"]\nwithout-wheels = ["Mid.Dle"]').replace(
+    'packages = ["tmux"]', 'packages = ["tmux"]\nwheels = ["leaf[more]"]'
+)
+
+
+@pytest.fixture
+def chain(box: Any) -> None:
+    """app -> mid-dle -> deep; app -> leaf, which needs deep with its extra "more"."""
+    serve(
+        box.site,
+        wheel("app", requires="Requires-Dist: mid.dle\nRequires-Dist: leaf\n"),
+        wheel("mid_dle", requires="Requires-Dist: deep\n"),
+        wheel("leaf", requires="Provides-Extra: more\nRequires-Dist: deep; extra == 'more'\n"),
+        wheel("deep"),
+    )
+    box.site.files["/simple/mid-dle/"] = box.site.files.pop("/simple/mid_dle/")
+    box.site.types["/simple/mid-dle/"] = "text/html"
+
+
+@pytest.mark.usefixtures("chain")
+def test_wheels_that_are_cut_go_with_all_that_only_they_need(box: Any, tmp_path: Path) -> None:
+    lock = locking.make(parsed(tmp_path, CUT), workshop(box, tmp_path))
+    chosen = {wheel.name: wheel.components for wheel in lock.architecture("amd64").wheels}
+    assert chosen == {"app": ("core",), "leaf": ("core", "extra"), "deep": ("extra",)}
+
+
+@pytest.mark.usefixtures("chain")
+def test_cutting_a_wheel_that_nothing_needs_is_a_mistake(box: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cuts 'deeper', which no wheel of core needs"):
+        locking.make(parsed(tmp_path, CUT.replace("Mid.Dle", "deeper")), workshop(box, tmp_path))
 
 
 def test_a_requirement_that_no_wheel_satisfies_is_named(box: Any, tmp_path: Path) -> None:

@@ -27,14 +27,17 @@ def staged(tmp_path: Path, make_deb: Callable[..., bytes], make_elf: MakeElf) ->
     }
 
     def run(
-        table: Mapping[str, Any], wheels: Mapping[str, Path] | None = None, **packages: Mapping[str, Any]
+        table: Mapping[str, Any],
+        wheels: Mapping[str, Path] | None = None,
+        below: Content | None = None,
+        **packages: Mapping[str, Any],
     ) -> Content:
         paths = {}
         for name, files in {"libc6": libc, **packages}.items():
             path = tmp_path / f"{name}.deb"
             path.write_bytes(make_deb(files))
             paths[f"{name} 1.0"] = path
-        return stage(plan.parse(table, "amd64"), paths, wheels or {}, "amd64")
+        return stage(plan.parse(table, "amd64"), paths, wheels or {}, "amd64", below)
 
     return run
 
@@ -66,6 +69,24 @@ def test_a_program_brings_the_libraries_it_needs_and_their_licences(staged: Stag
         "share/doc/libc6/copyright",
     ]
     assert content["share/doc/foo/copyright"] == File(b"MIT", origin="libbar 1.0")
+
+
+def test_what_the_layers_below_have_is_left_out(staged: Stage, make_elf: MakeElf) -> None:
+    packages = {
+        "foo": {"usr/bin/foo": make_elf(needed=["libbar.so.1", "libbaz.so.1"]), "usr/share/both": b"same"},
+        "libbar": {f"{LIB}/libbar.so.1": make_elf(), f"{LIB}/libbaz.so.1": make_elf(payload=b"baz")},
+    }
+    both = {"from": "usr/share/both", "to": "both"}
+    below = staged({"take": [both], "libraries": ["libbar.so.1"]}, **packages)
+    table = {"take": [{"from": "usr/bin/foo", "to": "libexec/foo"}, both], "libraries": ["libbar.so.1"]}
+    assert sorted(staged(table, below=below, **packages)) == ["lib/libbaz.so.1", "libexec/foo"]
+
+
+def test_another_file_than_the_layers_below_have_is_a_mistake(staged: Stage) -> None:
+    table = {"scripts": {"bin/x": "#!/bin/sh\n"}}
+    below = staged(table)
+    with pytest.raises(UsageError, match="different files at bin/x"):
+        staged({"scripts": {"bin/x": "#!/bin/dash\n"}}, below=below)
 
 
 def test_a_library_that_no_package_has_is_named_with_who_needs_it(staged: Stage, make_elf: MakeElf) -> None:

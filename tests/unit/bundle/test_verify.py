@@ -94,6 +94,13 @@ def test_a_whole_bundle_is_counted(made: tuple[BundleManifest, Store]) -> None:
     assert report.problems == ()
 
 
+def test_a_file_in_two_layers_is_found(made: tuple[BundleManifest, Store], content: Content) -> None:
+    manifest, store = made
+    upper = layers.write("more", "more", {"l": content["l"], "m": Link("lib")}, store)
+    twice = BundleManifest("amd64", "tree", "sha256:0", ("core", "more"), (*manifest.layers, upper))
+    assert verify(twice, store).problems == ("l is in two layers, more and one below",)
+
+
 def test_a_changed_byte_is_found(made: tuple[BundleManifest, Store]) -> None:
     manifest, store = made
     blob = store.blob_path(manifest.layers[0].digest)
