@@ -222,17 +222,20 @@ def execute(plan: Plan, target: Target, progress: Callable[[str], None]) -> tupl
     for planned in plan.images:
         top = plan.index is None
         offered = (planned.image.manifest, planned.image.config, planned.blobs, top)
-        missing = target.offer(*offered)
-        for blob, sent in _put_all(missing, target):
-            size += sent
-            if sent and blob.diff_id:
-                layers += 1
-                progress(f"sent {blob.digest[:19]} ({sent / 1e6:.1f} MB)")
-        if missing and (still := target.offer(*offered)):
-            raise VerificationError(
-                f"The target took {still[0].digest} and says that it lacks it. Run the command again; "
-                "if it fails again, its storage is at fault."
-            )
+        missing, placed = target.offer(*offered), set[str]()
+        while missing:
+            for blob, sent in _put_all(missing, target):
+                size += sent
+                if sent and blob.diff_id:
+                    layers += 1
+                    progress(f"sent {blob.digest[:19]} ({sent / 1e6:.1f} MB)")
+            placed |= {blob.digest for blob in missing}
+            missing = target.offer(*offered)
+            if again := [blob for blob in missing if blob.digest in placed]:
+                raise VerificationError(
+                    f"The target took {again[0].digest} and says that it lacks it. Run the command again; "
+                    "if it fails again, its storage is at fault."
+                )
     if plan.index is not None:
         target.offer(plan.index, b"", (), True)
     return layers, size

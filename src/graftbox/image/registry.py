@@ -8,37 +8,90 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from graftbox.errors import GraftboxError, NotFoundError, TransportError, VerificationError
+from graftbox.errors import NotFoundError, VerificationError
 from graftbox.image.blob import Blob, verified
-from graftbox.image.manifest import ACCEPTED, MANIFEST_LIMIT, Descriptor, Document, document
+from graftbox.image.manifest import (
+    ACCEPTED,
+    MANIFEST_LIMIT,
+    Descriptor,
+    Document,
+    document,
+)
 from graftbox.image.reference import ImageName
 from graftbox.store import Store
 
 if TYPE_CHECKING:
     import httpx2
 
-    from graftbox.image.connection import Connection
+    from graftbox.image.connection import Connection, Registries
+
+ACCEPT = {"Accept": ", ".join(ACCEPTED)}
+MANY_UNKNOWN = 2
+"""Up to so many layers are mounted at once; of more, the registry is first asked which ones it lacks."""
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+T = TypeVar("T")
 
 
-def _connect(name: ImageName, insecure: frozenset[str], actions: str) -> Connection:
-    from graftbox.image.connection import Connection
+class _Access:
+    """A connection to one repository, over hosts that are shared or, without any, its own."""
 
-    return Connection(name.host, name.host in insecure, f"repository:{name.repository}:{actions}")
+    def __init__(
+        self,
+        name: ImageName,
+        actions: str,
+        insecure: frozenset[str],
+        registries: Registries | None,
+        authority: Path | None,
+    ) -> None:
+        from graftbox.image.connection import Connection, Registries
+        from graftbox.image.host import Settings
+
+        self._own = None if registries else Registries(Settings(insecure, authority))
+        hosts = registries or self._own
+        assert hosts is not None
+        self.registries = hosts
+        self.connection: Connection = Connection(hosts.host(name.host), name.repository, actions)
+
+    def close(self) -> None:
+        if self._own is not None:
+            self._own.close()
 
 
 class RegistrySource:
-    """An image in a registry. Layers are streamed and verified when, and only when, they are read."""
+    """An image in a registry. Layers are streamed and verified when, and only when, they are read.
+
+    ``registries`` shares connections and log-ins with others; it stays open.
+    """
 
     synthetic = False
 
-    def __init__(self, name: ImageName, insecure: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        name: ImageName,
+        insecure: frozenset[str] = frozenset(),
+        registries: Registries | None = None,
+        authority: Path | None = None,
+    ) -> None:
         self.name = name
-        self._connection = _connect(name, insecure, "pull")
+        self._access = _Access(name, "pull", insecure, registries, authority)
+        self._connection = self._access.connection
+
+    def head(self) -> str:
+        """The digest that the name stands for now, at the price of one HEAD."""
+        if self.name.digest:
+            return self.name.digest
+        url = f"{self._connection.base}/manifests/{self.name.selector}"
+        response = self._connection.request("HEAD", url, headers=ACCEPT)
+        digest = response.headers.get("Docker-Content-Digest", "")
+        if response.status_code == 200 and _DIGEST.fullmatch(digest):
+            return str(digest)
+        # Some registries answer a HEAD without a digest, or not at all; GET also says what is wrong.
+        return self.resolve().digest
 
     def resolve(self) -> Document:
         return self._get(self.name.selector, self.name.digest)
@@ -47,28 +100,46 @@ class RegistrySource:
         return self._get(descriptor.digest, descriptor.digest)
 
     def _get(self, selector: str, digest: str | None) -> Document:
-        url = f"/v2/{self.name.repository}/manifests/{selector}"
-        with self._connection.stream("GET", url, headers={"Accept": ", ".join(ACCEPTED)}) as response:
-            if response.status_code == 404:
-                raise NotFoundError(
-                    f"{self.name} does not exist. Check the spelling; if it is private, log in: "
-                    f"docker login {self.name.host}"
-                )
-            self._connection.check(response, f"read {self.name}")
-            data = b""
-            for chunk in self._connection.body(response):
-                data += chunk
-                if len(data) > MANIFEST_LIMIT:
-                    raise VerificationError(f"The manifest of {self.name} is larger than 4 MiB; refused.")
-            expected = digest or response.headers.get("Docker-Content-Digest")
-            kind = response.headers.get("Content-Type")
-        found = document(data, kind, str(self.name))
+        return _again(lambda: self._get_once(selector, digest))
+
+    def _get_once(self, selector: str, digest: str | None) -> Document:
+        url = f"{self._connection.base}/manifests/{selector}"
+        data, headers = self._whole(url)
+        found = document(data, headers.get("Content-Type"), str(self.name))
+        expected = digest or headers.get("Docker-Content-Digest")
         if expected and expected.startswith("sha256:") and found.digest != expected:
             raise VerificationError(
                 f"{self.name.host} answered with {found.digest} where {expected} was expected of "
                 f"{self.name}; nothing of it was used. Try again; if that fails too, the registry is damaged."
             )
         return found
+
+    def _whole(self, url: str) -> tuple[bytes, httpx2.Headers]:
+        """A manifest's bytes, read anew if the connection breaks."""
+        from graftbox.image.retry import BrokenError
+
+        attempt = 0
+        while True:
+            attempt += 1
+            data = bytearray()
+            try:
+                with self._connection.stream("GET", url, headers=ACCEPT) as response:
+                    if response.status_code == 404:
+                        raise NotFoundError(
+                            f"{self.name} does not exist. Check the spelling; if it is private, log in: "
+                            f"docker login {self.name.host}"
+                        )
+                    self._connection.check(response, f"read {self.name}")
+                    for chunk in self._connection.body(response):
+                        data += chunk
+                        if len(data) > MANIFEST_LIMIT:
+                            raise VerificationError(
+                                f"The manifest of {self.name} is larger than 4 MiB; refused."
+                            )
+                return bytes(data), response.headers
+            except BrokenError as error:
+                if error.unreachable or not self._connection.host.pause(attempt):
+                    raise
 
     def blob(self, descriptor: Descriptor, diff_id: str | None = None) -> Blob:
         return Blob(
@@ -79,21 +150,57 @@ class RegistrySource:
         )
 
     def _chunks(self, descriptor: Descriptor) -> Iterator[bytes]:
-        url = f"/v2/{self.name.repository}/blobs/{descriptor.digest}"
-        with self._connection.stream("GET", url) as response:
+        """The blob's bytes; a break is gone on from by a range request (RFC 9110 section 14.2)."""
+        from graftbox.image.retry import BrokenError
+
+        position, attempt = 0, 0
+        while True:
+            before = position
+            try:
+                for chunk in self._from(descriptor, position):
+                    position += len(chunk)
+                    yield chunk
+                if position >= descriptor.size or position == before:
+                    # Whatever is wrong with it now is for the digest to tell.
+                    return
+            except BrokenError as error:
+                attempt = attempt + 1 if position == before else 1
+                if error.unreachable or not self._connection.host.pause(attempt):
+                    raise
+
+    def _from(self, descriptor: Descriptor, start: int) -> Iterator[bytes]:
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        url = f"{self._connection.base}/blobs/{descriptor.digest}"
+        with self._connection.stream("GET", url, headers=headers) as response:
             if response.status_code == 404:
                 raise NotFoundError(
                     f"{self.name.host} lacks {descriptor.digest} of {self.name}; push the image again."
                 )
             self._connection.check(response, f"read {descriptor.digest} of {self.name}")
-            yield from self._connection.body(response)
+            skip = start if response.status_code != 206 else 0
+            for chunk in self._connection.body(response):
+                kept = chunk[skip:] if skip else chunk
+                skip = max(0, skip - len(chunk))
+                if kept:
+                    yield kept
 
     def close(self) -> None:
-        self._connection.close()
+        self._access.close()
+
+
+def _again(read: Callable[[], T]) -> T:
+    """Reads once more what was damaged on the way; damage that stays is the registry's own."""
+    try:
+        return read()
+    except VerificationError:
+        return read()
 
 
 class RegistryTarget:
-    """One repository that images are written to, under one or more tags."""
+    """One repository that images are written to, under one or more tags.
+
+    With ``fresh``, the caller knows already that the image is not there.
+    """
 
     parallel = 4
 
@@ -103,38 +210,68 @@ class RegistryTarget:
         tags: Sequence[str],
         store: Store,
         insecure: frozenset[str] = frozenset(),
+        registries: Registries | None = None,
+        authority: Path | None = None,
+        fresh: bool = False,
     ) -> None:
         self.name, self.tags = name, tuple(tags)
-        self._connection = _connect(name, insecure, "pull,push")
-        self._known = _KnownPlaces(store, name.host)
+        self._store, self._fresh = store, fresh
+        self._access = _Access(name, "pull,push", insecure, registries, authority)
+        self._connection = self._access.connection
+        self._known = self._access.registries.places(name.host)
+        self._known.load(store)
         self._top: Document | None = None
         self._offered: set[str] = set()
-        self._base = f"/v2/{name.repository}"
+        self._base = self._connection.base
+
+    def head(self, selector: str) -> str | None:
+        """The digest of what is stored under a tag; None if nothing is."""
+        response = self._connection.request("HEAD", f"{self._base}/manifests/{selector}", headers=ACCEPT)
+        if response.status_code == 404:
+            return None
+        self._connection.check(response, f"look for {self.name.host}/{self.name.repository}:{selector}")
+        return str(response.headers.get("Docker-Content-Digest", ""))
 
     def offer(self, manifest: Document, config: bytes, blobs: Sequence[Blob], top: bool) -> list[Blob]:
         selector = (self.tags[0] if self.tags else manifest.digest) if top else manifest.digest
         if manifest.digest not in self._offered:
             self._offered.add(manifest.digest)
-            if self._has_manifest(selector, manifest.digest):
+            if not self._fresh and self._has_manifest(selector, manifest.digest):
                 self._top = manifest
                 return []
-            if config and all(self._places(blob) for blob in blobs[1:]):
-                # Nothing speaks for this repository having any of it: no need to ask.
-                return list(blobs)
             if config:
                 # The config is nearly always new: sent unasked, it saves the question.
+                unknown = [blob for blob in blobs[1:] if self._is_unknown(blob)]
+                if unknown and (len(unknown) <= MANY_UNKNOWN or len(unknown) == len(blobs) - 1):
+                    return [blobs[0], *unknown]
                 self.put(blobs[0])
-        url, headers = f"{self._base}/manifests/{selector}", {"Content-Type": manifest.media_type}
-        response = self._connection.request("PUT", url, headers=headers, content=manifest.data)
+        response = self._put_manifest(manifest, selector)
         self._top = manifest
         if response.status_code in {400, 404, 422} and blobs and (missing := self._missing(response, blobs)):
             return missing
         self._connection.check(response, f"write the manifest of {self.name}")
+        for blob in blobs:
+            self._known.remember(blob, self.name.repository)
         return []
+
+    def _put_manifest(self, manifest: Document, selector: str) -> httpx2.Response:
+        url, headers = f"{self._base}/manifests/{selector}", {"Content-Type": manifest.media_type}
+        response = self._connection.request("PUT", url, headers=headers, content=manifest.data)
+        stored = response.headers.get("Docker-Content-Digest")
+        if response.is_success and stored and stored != manifest.digest:
+            raise VerificationError(
+                f"{self.name.host} stored {stored} where {manifest.digest} was sent for {self.name}; "
+                "something between here and there changes manifests."
+            )
+        return response
+
+    def _is_unknown(self, blob: Blob) -> bool:
+        """Not known to be here, but somewhere else in this registry."""
+        return self.name.repository not in self._known.of(blob.digest) and bool(self._places(blob))
 
     def _has_manifest(self, selector: str, digest: str) -> bool:
         url = f"{self._base}/manifests/{selector}"
-        response = self._connection.request("HEAD", url, headers={"Accept": ", ".join(ACCEPTED)})
+        response = self._connection.request("HEAD", url, headers=ACCEPT)
         return response.status_code == 200 and response.headers.get("Docker-Content-Digest") == digest
 
     def _missing(self, response: httpx2.Response, blobs: Sequence[Blob]) -> list[Blob]:
@@ -145,34 +282,47 @@ class RegistryTarget:
             named = {d for error in errors for d in _DIGEST.findall(json.dumps(error.get("detail")))}
         except (ValueError, KeyError, TypeError, AttributeError):
             pass
-        return [blob for blob in blobs if blob.digest in named] or [
+        missing = [blob for blob in blobs if blob.digest in named] or [
             b for b in blobs if not self._has(b.digest)
         ]
+        for blob in missing:
+            self._known.forget(blob.digest, self.name.repository)
+        return missing
 
     def _has(self, digest: str) -> bool:
         return self._connection.request("HEAD", f"{self._base}/blobs/{digest}").status_code == 200
 
     def put(self, blob: Blob) -> int:
+        if not blob.diff_id:
+            return self._bring(blob)
+        with self._known.only_one(blob.digest, self.name.repository):
+            if self.name.repository in self._known.of(blob.digest):
+                return 0
+            sent = self._bring(blob)
+            self._known.remember(blob, self.name.repository)
+            return sent
+
+    def _bring(self, blob: Blob) -> int:
+        """Mounts the blob, or sends it; returns the bytes sent."""
+        from graftbox.image.upload import upload
+
         location = None
         for repository in self._places(blob):
-            mounted, location = self._mount(blob.digest, repository)
+            mounted, opened = self._mount(blob.digest, repository)
             if mounted:
-                self._known.remember(blob, self.name.repository)
                 return 0
-        if location is None:
-            response = self._connection.request("POST", f"{self._base}/blobs/uploads/", content=b"")
-            self._connection.check(response, f"write to {self.name}")
-            location = self._location(response)
-        self._upload(location, blob)
-        self._known.remember(blob, self.name.repository)
+            if opened and location:
+                self._connection.forget(location)
+            location = opened or location
+        upload(self._connection, blob, location)
         return blob.descriptor.size
 
     def _places(self, blob: Blob) -> list[str]:
         """Repositories of this registry that may hold the blob."""
-        places = [self._known.repository(blob.digest) if blob.diff_id else None]
+        places = self._known.of(blob.digest)[:2] if blob.diff_id else []
         if blob.registry and blob.registry[0] == self.name.host:
             places.insert(0, blob.registry[1])
-        return [p for p in dict.fromkeys(places) if p and p != self.name.repository]
+        return [p for p in dict.fromkeys(places) if p != self.name.repository]
 
     def _mount(self, digest: str, repository: str) -> tuple[bool, str | None]:
         """Mounts a blob from another repository; any refusal only means that it must be uploaded."""
@@ -185,74 +335,16 @@ class RegistryTarget:
         )
         if response.status_code == 201:
             return True, None
-        if response.status_code == 202:
-            return False, self._location(response)
+        if response.status_code == 202 and response.headers.get("Location"):
+            return False, self._connection.host.locate(response)
         return False, None
-
-    def _location(self, response: httpx2.Response) -> str:
-        location = response.headers.get("Location")
-        if not location:
-            raise TransportError(f"{self.name.host} opened an upload without saying where; nothing was sent.")
-        return str(response.url.join(location))
-
-    def _upload(self, location: str, blob: Blob) -> None:
-        url = f"{location}{'&' if '?' in location else '?'}digest={blob.digest}"
-        length = {"Content-Length": str(blob.descriptor.size), "Content-Type": "application/octet-stream"}
-        try:
-            response = self._connection.request("PUT", url, headers=length, content=blob.open())
-        except GraftboxError:
-            self._connection.forget(location)
-            raise
-        self._connection.check(response, f"write {blob.digest} to {self.name}")
 
     def finish(self) -> None:
         assert self._top is not None, "finish() before an image was stored"
-        headers = {"Content-Type": self._top.media_type}
         for tag in self.tags[1:]:
-            url = f"{self._base}/manifests/{tag}"
-            response = self._connection.request("PUT", url, headers=headers, content=self._top.data)
+            response = self._put_manifest(self._top, tag)
             self._connection.check(response, f"tag {self.name} as {tag}")
-        self._known.save()
+        self._known.save(self._store)
 
     def close(self) -> None:
-        self._connection.close()
-
-
-class _KnownPlaces:
-    """Which repository of a registry was last given a blob: a hint for mounting, never trusted."""
-
-    def __init__(self, store: Store, host: str) -> None:
-        self._store, self._file = store, f"{host.replace(':', '_')}.json"
-        self._places: dict[str, str] | None = None
-        self._changed = False
-
-    def _load(self) -> dict[str, str]:
-        if self._places is None:
-            try:
-                loaded = json.loads((self._store.root / "registries" / self._file).read_bytes())
-                self._places = {str(k): str(v) for k, v in loaded.items()}
-            except (OSError, ValueError, AttributeError):
-                self._places = {}
-        return self._places
-
-    def repository(self, digest: str) -> str | None:
-        return self._load().get(digest)
-
-    def remember(self, blob: Blob, repository: str) -> None:
-        """Layers only: a config is small and belongs to one image."""
-        if blob.diff_id and self._load().get(blob.digest) != repository:
-            self._load()[blob.digest] = repository
-            self._changed = True
-
-    def save(self) -> None:
-        """Best effort: without the hint, the next repository is sent the blob once more."""
-        if not self._changed:
-            return
-        try:
-            path = self._store.folder("registries") / self._file
-            with self._store.temporary_file() as (stream, temporary):
-                stream.write(json.dumps(self._places).encode())
-                stream.close()
-                temporary.replace(path)
-        except (OSError, GraftboxError):
-            return
+        self._access.close()

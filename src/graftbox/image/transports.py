@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from graftbox.errors import UsageError
 from graftbox.image.blob import Source, Target
 from graftbox.image.reference import ImageName, Reference, Transport
 from graftbox.store import Store
+
+if TYPE_CHECKING:
+    from graftbox.image.connection import Registries
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,17 @@ class Access:
     """Registry hosts that may be spoken to in plain HTTP; loopback addresses always may."""
     docker_host: str | None = None
     """The Docker daemon's address; else ``$DOCKER_HOST``, else its usual socket."""
+    authority: Path | None = None
+    """A further certificate authority for registries: a PEM file, or a folder of them."""
+    registries: Registries | None = None
+    """Registry hosts that many images share; the two settings above are then theirs."""
+
+    def shared(self, parallel: int) -> Registries:
+        """Hosts for many images, with up to ``parallel`` requests under way at each."""
+        from graftbox.image.connection import Registries
+        from graftbox.image.host import Settings
+
+        return Registries(Settings(self.insecure, self.authority, parallel))
 
 
 def open_source(
@@ -34,7 +50,7 @@ def open_source(
     if reference.transport is Transport.REGISTRY:
         from graftbox.image.registry import RegistrySource
 
-        return RegistrySource(reference.image_name, access.insecure)
+        return RegistrySource(reference.image_name, access.insecure, access.registries, access.authority)
     if reference.transport is Transport.DOCKER_DAEMON:
         from graftbox.image.docker_daemon import Daemon, DaemonSource, exported
 
@@ -68,7 +84,9 @@ def open_target(
     if reference.transport is Transport.REGISTRY:
         from graftbox.image.registry import RegistryTarget
 
-        return RegistryTarget(reference.image_name, names, store, access.insecure)
+        return RegistryTarget(
+            reference.image_name, names, store, access.insecure, access.registries, access.authority
+        )
     if reference.transport is Transport.DOCKER_DAEMON:
         from graftbox.image.docker_daemon import Daemon, DaemonTarget
 

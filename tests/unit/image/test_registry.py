@@ -18,9 +18,16 @@ from graftbox.image.manifest import Document
 from graftbox.image.place import graft_image
 from graftbox.image.reference import image_name, parse
 from graftbox.image.registry import RegistrySource
+from graftbox.image.retry import Patience
 from graftbox.store import Store
 
 Answer = tuple[int, dict[str, str], bytes]
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same number of attempts, but hardly any pause between them."""
+    monkeypatch.setattr("graftbox.image.host.PATIENCE", Patience(first=0.002))
 
 
 @contextlib.contextmanager

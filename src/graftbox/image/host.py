@@ -1,0 +1,407 @@
+"""One registry host: its connections, log-in and patience, shared by all its repositories and all threads."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+
+from graftbox import __version__
+from graftbox.errors import TransportError
+from graftbox.image import auth, credentials
+from graftbox.image.auth import Challenge, Scopes, Tokens
+from graftbox.image.credentials import Credential
+from graftbox.image.reference import DOCKER_HUB
+from graftbox.image.retry import AGAIN, PATIENCE, BrokenError, Patience, retry_after
+from graftbox.image.transports import is_loopback
+
+TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
+REDIRECTS = 5
+CREDENTIAL_LIFE = 300.0
+"""Seconds; cloud helpers hand out passwords that end."""
+
+Body = bytes | Callable[[], Iterator[bytes]] | None
+"""What a request sends; a function is called anew for each attempt."""
+T = TypeVar("T")
+
+# Its lines hold whole addresses, and those of uploads and downloads are signed.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How registries may be spoken to."""
+
+    plain_http: frozenset[str] = frozenset()
+    """Hosts that are spoken to without TLS; loopback addresses always are."""
+    authority: Path | None = None
+    """A further certificate authority: a PEM file, or a folder of them."""
+    parallel: int = 8
+    """Requests under way at one host."""
+    patience: Patience = field(default_factory=lambda: PATIENCE)
+
+
+class Host:
+    """A registry as seen by one user. Credentials never leave its origin, nor its token service."""
+
+    def __init__(self, name: str, settings: Settings, stop: threading.Event | None = None) -> None:
+        self.name, self.settings = name, settings
+        self._plain = name in settings.plain_http or is_loopback(name)
+        server = "registry-1.docker.io" if name == DOCKER_HUB else name
+        self.address = f"{'http' if self._plain else 'https'}://{server}"
+        self._origin = origin(self.address)
+        self._stop = stop or threading.Event()
+        self._slots = threading.BoundedSemaphore(settings.parallel)
+        self._tokens, self._challenge = Tokens(), None
+        self._credentials: dict[str, tuple[Credential | None, float]] = {}
+        self._guard = threading.RLock()
+        self._not_before = 0.0
+        self._answered = False
+        self._made: httpx2.Client | None = None
+
+    _challenge: Challenge | None
+
+    def _client(self) -> httpx2.Client:
+        if self._made is None:
+            with self._guard:
+                self._made = self._made or self._connected()
+        return self._made
+
+    def _connected(self) -> httpx2.Client:
+        # Making a TLS context takes 20 ms; one that is never used may as well be empty.
+        from graftbox.image import tls
+
+        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._plain else None
+        return httpx2.Client(
+            verify=plain or tls.context(self.name, self.settings.authority),
+            timeout=TIMEOUT,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=self.settings.parallel * 2),
+            follow_redirects=False,
+            trust_env=not is_loopback(self.name),
+            headers={"Accept-Encoding": "identity", "User-Agent": f"graftbox/{__version__}"},
+        )
+
+    # -- asking ------------------------------------------------------------------------------------------
+
+    def request(self, method: str, url: str, scopes: Scopes, **arguments: Any) -> httpx2.Response:
+        """A request whose whole answer is read; repeated while that may help."""
+        return self._patiently(lambda: self.once(method, url, scopes, **arguments))
+
+    def once(self, method: str, url: str, scopes: Scopes, **arguments: Any) -> httpx2.Response:
+        """One attempt, its whole answer read."""
+        return self._read(self.send(method, url, scopes, **arguments))
+
+    def _read(self, response: httpx2.Response) -> httpx2.Response:
+        try:
+            with self._in_words():
+                response.read()
+        finally:
+            response.close()
+        return response
+
+    @contextlib.contextmanager
+    def stream(self, method: str, url: str, scopes: Scopes, **arguments: Any) -> Iterator[httpx2.Response]:
+        """A request whose answer is read by the caller; repeated while no answer has begun."""
+        # No slot is taken: a stream may be read while another request, which holds one, is being sent.
+        response = self._patiently(lambda: self.send(method, url, scopes, **arguments), slot=False)
+        try:
+            yield response
+        finally:
+            response.close()
+
+    def _patiently(self, attempt: Callable[[], httpx2.Response], slot: bool = True) -> httpx2.Response:
+        tries = 0
+        while True:
+            tries += 1
+            self._wait(max(0.0, self._not_before - time.monotonic()))
+            failure: BrokenError | None = None
+            try:
+                with self._slots if slot else contextlib.nullcontext():
+                    response = attempt()
+                asked = retry_after(response.headers.get("Retry-After"))
+                if response.status_code not in AGAIN:
+                    return response
+            except BrokenError as error:
+                failure, asked = error, None
+            pause = self.settings.patience.pause(tries, asked)
+            if pause is None or (failure is not None and failure.unreachable and not self._answered):
+                if failure is not None:
+                    raise failure
+                return response
+            if failure is None:
+                response.close()
+                if response.status_code == 429 and asked:
+                    # It speaks to all of us, not to this request only.
+                    self._not_before = max(self._not_before, time.monotonic() + asked)
+            self._wait(pause)
+
+    def _wait(self, seconds: float) -> None:
+        if seconds > 0 and self._stop.wait(seconds):
+            raise TransportError(f"Stopped while waiting for {self.name}.")
+
+    def pause(self, attempt: int, response: httpx2.Response | None = None) -> bool:
+        """Waits before another attempt of a caller's own; False if it is time to give up."""
+        asked = retry_after(response.headers.get("Retry-After")) if response is not None else None
+        seconds = self.settings.patience.pause(attempt, asked)
+        if seconds is None:
+            return False
+        self._wait(seconds)
+        return True
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        scopes: Scopes,
+        *,
+        headers: dict[str, str] | None = None,
+        content: Body = None,
+        params: dict[str, str] | None = None,
+    ) -> httpx2.Response:
+        """One request, with a log-in where it is asked for; the answer's body is not read yet."""
+        target = url if "://" in url else self.address + url
+        ours = origin(target) == self._origin
+        authorization = self._authorization(scopes) if ours else None
+
+        def attempt() -> httpx2.Response:
+            extra = {"Authorization": authorization} if authorization else {}
+            return self._open(method, target, {**(headers or {}), **extra}, content, params)
+
+        response = attempt()
+        for _ in range(2):
+            if response.status_code != 401 or not ours:
+                break
+            renewed = self._log_in(response, scopes, authorization)
+            if renewed is None or renewed == authorization:
+                break
+            response.close()
+            authorization = renewed
+            response = attempt()
+        if method in {"GET", "HEAD"} and response.has_redirect_location:
+            return self._follow(method, response, headers or {}, authorization)
+        return response
+
+    def _open(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        content: Body = None,
+        params: dict[str, str] | None = None,
+    ) -> httpx2.Response:
+        body = content() if callable(content) else content
+        with self._in_words():
+            request = self._client().build_request(method, url, headers=headers, content=body, params=params)
+            response = self._client().send(request, stream=True)
+        self._answered = True
+        return response
+
+    def _follow(
+        self, method: str, response: httpx2.Response, headers: dict[str, str], authorization: str | None
+    ) -> httpx2.Response:
+        """Downloads may be elsewhere; the log-in stays here."""
+        for _ in range(REDIRECTS):
+            url = self.locate(response)
+            response.close()
+            ours = origin(url) == self._origin
+            extra = {"Authorization": authorization} if authorization and ours else {}
+            response = self._open(method, url, {**headers, **extra})
+            if not response.has_redirect_location:
+                return response
+        response.close()
+        raise TransportError(f"{self.name} redirects in a circle; its configuration is broken.")
+
+    def locate(self, response: httpx2.Response) -> str:
+        """The whole address in ``Location``, which may be relative (RFC 9110 section 10.2.2).
+
+        A registry behind a TLS proxy that calls itself ``http`` is spoken to by TLS all the same. An
+        address inside this machine or network segment is refused, unless the registry itself is there.
+        """
+        location = response.headers.get("Location")
+        if not location:
+            raise TransportError(f"{self.name} names no place to go on at; its configuration is broken.")
+        with self._in_words():
+            url = response.url.join(location)
+        if url.scheme == "http" and not self._plain:
+            if url.host != httpx2.URL(self.address).host:
+                raise TransportError(
+                    f"{self.name} sends us to {url.host} without TLS; refused. Its configuration is broken."
+                )
+            url = url.copy_with(scheme="https", port=httpx2.URL(self.address).port)
+        if url.scheme not in {"http", "https"} or (_is_inside(url.host) and not is_loopback(self.name)):
+            raise TransportError(f"{self.name} sends us to {url.scheme}://{url.host}; refused.")
+        return str(url)
+
+    # -- logging in --------------------------------------------------------------------------------------
+
+    def _authorization(self, scopes: Scopes) -> str | None:
+        """What is known to be asked for, without waiting for a refusal."""
+        if self._challenge is None:
+            return None
+        if self._challenge.scheme == "basic":
+            credential = self._credential(scopes)
+            return credential.basic if credential else None
+        token = self._tokens.find(scopes, time.monotonic())
+        return token.header if token else self._fetched(self._challenge, scopes, scopes)
+
+    def _log_in(self, response: httpx2.Response, scopes: Scopes, refused: str | None) -> str | None:
+        """Another ``Authorization`` after this one was refused (401); None if there is none."""
+        challenge = Challenge.read(response.headers.get("WWW-Authenticate", ""))
+        if challenge is None:
+            return None
+        self._challenge = challenge
+        if challenge.scheme == "basic":
+            credential = self._credential(scopes)
+            return (credential.basic if credential else None) or None
+        if refused:
+            self._tokens.drop(refused)
+        return self._fetched(challenge, scopes, scopes | set(challenge.scopes))
+
+    def _fetched(self, challenge: Challenge, scopes: Scopes, asked: Scopes) -> str | None:
+        """A token for ``asked``, kept for ``scopes``; None if the token service refuses."""
+        with self._guard:
+            # Another thread may have fetched it while this one waited.
+            if token := self._tokens.find(scopes, time.monotonic()):
+                return token.header
+            credential = self._credential(scopes)
+            if credential and credential.registry_token:
+                return f"Bearer {credential.registry_token}"
+            self._check_realm(challenge, credential)
+            for request in auth.token_requests(challenge, asked, credential):
+                response = self._ask_for_token(request)
+                if response.status_code not in {404, 405, 501}:
+                    break
+            if response.status_code in {400, 401, 403}:
+                self._credentials.clear()
+                return None
+            if not response.is_success:
+                raise TransportError(
+                    f"The token service of {self.name} answered {response.status_code}. Try again later."
+                )
+            token = auth.read_token(response.content, scopes, time.monotonic(), self.name)
+            self._tokens.add(token)
+            return token.header
+
+    def _ask_for_token(self, request: auth.TokenRequest) -> httpx2.Response:
+        headers = {"Authorization": request.authorization} if request.authorization else {}
+        if request.form:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+
+        def attempt() -> httpx2.Response:
+            return self._read(self._open(request.method, request.url, headers, request.form or None))
+
+        return self._patiently(attempt, slot=False)
+
+    def _check_realm(self, challenge: Challenge, credential: Credential | None) -> None:
+        realm = urlsplit(challenge.realm)
+        if realm.scheme not in {"https", "http"} or not realm.hostname:
+            raise TransportError(
+                f"{self.name} names no address for log-in tokens; its configuration is broken."
+            )
+        if realm.scheme == "http" and not self._plain and credential:
+            raise TransportError(
+                f"{self.name} wants the log-in sent to {realm.hostname} without TLS; refused. "
+                "Its configuration is broken."
+            )
+
+    def _credential(self, scopes: Scopes) -> Credential | None:
+        """The stored credential for the repository that comes first in the scopes."""
+        names = sorted(scope.split(":")[1] for scope in scopes if scope.count(":") >= 2)
+        writing = [scope.split(":")[1] for scope in scopes if scope.endswith((":pull,push", ":delete"))]
+        repository = writing[0] if writing else names[0] if names else ""
+        with self._guard:
+            found, until = self._credentials.get(repository, (None, 0.0))
+            if until < time.monotonic():
+                found = credentials.find(self.name, repository)
+                if len(self._credentials) >= auth.TOKENS_KEPT:
+                    self._credentials.clear()
+                self._credentials[repository] = found, time.monotonic() + CREDENTIAL_LIFE
+            return found
+
+    # -- reading and explaining --------------------------------------------------------------------------
+
+    def body(self, response: httpx2.Response) -> Iterator[bytes]:
+        """The answer's bytes as sent; a connection that breaks or trickles is a `BrokenError`."""
+        patience = self.settings.patience
+        since, seen = time.monotonic(), 0
+        with self._in_words():
+            for chunk in response.iter_raw():
+                yield chunk
+                seen += len(chunk)
+                now = time.monotonic()
+                if now - since > patience.stall:
+                    if seen < patience.stall_bytes:
+                        raise BrokenError(f"{self.name} sends only {seen} bytes in {now - since:.0f} s.")
+                    since, seen = now, 0
+
+    def check(self, response: httpx2.Response, action: str) -> None:
+        """Raises `TransportError` in words unless the answer is a success."""
+        if response.is_success:
+            return
+        code = response.status_code
+        if code in {401, 403}:
+            advice = f"Log in: docker login {self.name}; and check that you may do this."
+        elif code == 429:
+            advice = "It asks for fewer requests; wait a while, or log in for a higher limit."
+        elif code >= 500:
+            advice = "The registry is in trouble; try again later."
+        else:
+            advice = "Check the name and the registry's log."
+        detail = ""
+        if origin(str(response.url)) == self._origin:
+            with contextlib.suppress(BrokenError), self._in_words():
+                detail = self._without_secrets(response.read()[:300].decode(errors="replace").strip())
+        raise TransportError(f"{self.name} refused to {action}: {code} {detail}. {advice}")
+
+    def _without_secrets(self, text: str) -> str:
+        for credential, _ in list(self._credentials.values()):
+            for secret in credential.secrets if credential else ():
+                text = text.replace(secret, "***")
+        return text
+
+    @contextlib.contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx2.ConnectError as error:
+            raise BrokenError(
+                f"Cannot reach the registry {self.name} ({error}). Check its name and port, the network, and "
+                "proxies; a registry without TLS needs --plain-http, one with a certificate of its own --ca.",
+                unreachable=True,
+            ) from error
+        except httpx2.TimeoutException as error:
+            raise BrokenError(f"The registry {self.name} did not answer in time; try again.") from error
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+            raise BrokenError(
+                f"The connection to the registry {self.name} broke ({error}); nothing half-read was kept. "
+                "Run the command again."
+            ) from error
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what credentials belong to (RFC 6454)."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+
+
+def _is_inside(host: str) -> bool:
+    """Whether this is an address of the machine itself or of its link, where metadata services are."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return is_loopback(host)
+    return address.is_loopback or address.is_link_local or address.is_unspecified
