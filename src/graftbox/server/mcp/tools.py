@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 WAIT_SECONDS = 45.0
 """A tool answers after this at the latest, unless told to wait longer: many clients give up after 60 s."""
-PROGRESS_SECONDS = 5.0
+PROGRESS_SECONDS = 2.0
 MAX_LINES = 2000
 MAX_TEXT = 100_000
 """Characters of a file that one call shows."""

@@ -1,0 +1,242 @@
+"""The sandbox as an MCP server, seen by the protocol's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import Client as McpClient
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+Use = Callable[[McpClient], Awaitable[Any]]
+
+
+def address(server: Any) -> str:
+    return f"http://127.0.0.1:{server.port}/mcp"
+
+
+def use(server: Any, work: Use, mode: str = "auto") -> Any:
+    """What ``work`` returns of a connected client; mode "legacy" speaks as clients of 2025 do."""
+
+    async def connected() -> Any:
+        async with McpClient(address(server), mode=mode) as client:
+            return await work(client)
+
+    return asyncio.run(connected())
+
+
+def call(server: Any, tool: str, **arguments: Any) -> Any:
+    return use(server, lambda client: client.call_tool(tool, arguments))
+
+
+def text(result: Any) -> str:
+    assert not result.is_error, result
+    (content,) = result.content
+    assert isinstance(content.text, str)
+    return content.text
+
+
+@pytest.mark.parametrize(("mode", "version"), [("auto", "2026-07-28"), ("legacy", "2025-11-25")])
+def test_clients_of_both_eras_find_the_tools_and_use_them(client: Any, mode: str, version: str) -> None:
+    async def work(mcp: McpClient) -> Any:
+        listed = await mcp.list_tools()
+        return mcp.protocol_version, listed.tools, await mcp.call_tool("shell", {"command": "echo hi; false"})
+
+    spoken, tools, result = use(client, work, mode)
+    assert spoken == version
+    names = [tool.name for tool in tools]
+    assert {"shell", "read", "write", "edit"} <= set(names)
+    assert all(tool.description and tool.input_schema["type"] == "object" for tool in tools)
+    assert {tool.name for tool in tools if tool.annotations.read_only_hint} >= {"read"}
+    assert text(result).startswith("hi\n[The command completed with exit code 1.]")
+    assert result.structured_content["exit_code"] == 1
+    assert result.structured_content["output"] == "hi"
+    assert not result.structured_content["running"]
+
+
+def test_a_raw_client_of_the_first_streamable_version_is_served(client: Any) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
+    about = {"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}
+    request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
+    accept = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+    connection.request("POST", "/mcp", json.dumps(request), accept)
+    response = connection.getresponse()
+    body = response.read().decode()
+    session = response.getheader("mcp-session-id")
+    assert response.status == 200
+    assert '"protocolVersion":"2025-03-26"' in body
+    assert session
+    connection.request("DELETE", "/mcp", None, {**accept, "Mcp-Session-Id": session})
+    response = connection.getresponse()
+    response.read()
+    assert response.status == 200
+    connection.close()
+
+
+def test_the_shell_keeps_its_state_and_other_sessions_have_their_own(client: Any) -> None:
+    call(client, "shell", command="cd /tmp; export COLOUR=red")
+    assert text(call(client, "shell", command='echo "$PWD $COLOUR"')).startswith("/tmp red\n")
+    other = call(client, "shell", command='echo "$PWD [$COLOUR]"', session="side")
+    assert text(other).startswith(f"{client.folder} []\n")
+    assert other.structured_content["session"] == "side"
+    call(client, "shell", command=f"cd {client.folder}")
+
+
+def test_a_running_command_can_be_read_on_fed_and_interrupted(client: Any) -> None:
+    result = call(client, "shell", command="read name; echo hello $name; sleep 60", timeout=0.3)
+    assert result.structured_content["running"]
+    assert result.structured_content["exit_code"] is None
+    result = call(client, "shell", command="Ann", is_input=True, timeout=0.5)
+    assert "hello Ann" in text(result)
+    result = call(client, "shell", command="", timeout=0.2)
+    assert result.structured_content["running"]
+    result = call(client, "shell", command="C-c", is_input=True)
+    assert result.structured_content["exit_code"] == 130
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_cancelled_command_gets_ctrl_c(client: Any, mode: str) -> None:
+    mark = client.folder / f"interrupted-{mode}"
+    command = f"trap 'touch {mark}' INT; echo began > {mark}.began; sleep 60"
+
+    async def work(mcp: McpClient) -> None:
+        running = asyncio.create_task(mcp.call_tool("shell", {"command": f"({command})", "session": mode}))
+        while not Path(f"{mark}.began").exists():
+            await asyncio.sleep(0.02)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        # The next command waits for its turn, and finds the shell free.
+        result = await mcp.call_tool("shell", {"command": "echo free", "session": mode})
+        while not result.structured_content["output"].startswith("free"):
+            result = await mcp.call_tool("shell", {"command": "echo free", "session": mode})
+
+    use(client, work, mode)
+    assert mark.exists()
+
+
+def test_cancelling_a_wait_for_an_older_command_leaves_the_command_alone(client: Any) -> None:
+    async def work(mcp: McpClient) -> Any:
+        begun = {"command": "sleep 1.5; echo over", "session": "older", "timeout": 0.2}
+        assert (await mcp.call_tool("shell", begun)).structured_content["running"]
+        reading = asyncio.create_task(mcp.call_tool("shell", {"command": "", "session": "older"}))
+        await asyncio.sleep(0.3)
+        reading.cancel()
+        return await mcp.call_tool("shell", {"command": "", "session": "older", "blocking": True})
+
+    assert text(use(client, work)).startswith("over\n")
+
+
+def test_a_client_that_asks_for_progress_hears_of_it(start: Any) -> None:
+    heard: list[tuple[float, str | None]] = []
+
+    async def report(progress: float, total: float | None, message: str | None) -> None:
+        heard.append((progress, message))
+
+    server = start()
+
+    async def work(mcp: McpClient) -> Any:
+        command = {"command": "sleep 2.5", "blocking": True}
+        return await mcp.call_tool("shell", command, progress_callback=report)
+
+    use(server, work)
+    assert heard == [(2, "The command is running for 2 s.")]
+
+
+def test_files_are_written_read_and_edited(client: Any) -> None:
+    path = client.folder / "poem.txt"
+    assert text(call(client, "write", path=str(path), content="one\ntwo\nthree\n")) == f"Wrote {path}."
+    assert path.read_text() == "one\ntwo\nthree\n"
+    assert text(call(client, "read", path=str(path))) == "one\ntwo\nthree\n"
+    part = text(call(client, "read", path=str(path), offset=2, limit=1))
+    assert part == "two\n[The file goes on; read more with offset 3.]"
+
+
+def test_a_picture_is_shown_as_a_picture(client: Any) -> None:
+    (client.folder / "dot.png").write_bytes(PIXEL)
+    result = call(client, "read", path=str(client.folder / "dot.png"))
+    if result.is_error:
+        pytest.skip("reading pictures is not there yet")
+    (content,) = result.content
+    assert content.mime_type == "image/png"
+    assert base64.b64decode(content.data) == PIXEL
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "said"),
+    [
+        ("read", {"path": "/nowhere/at-all"}, "File not found: /nowhere/at-all"),
+        ("read", {"path": 3}, "arguments.path must be of type string"),
+        ("read", {}, "arguments.path is required"),
+        ("read", {"path": "/etc/passwd", "lines": 3}, "arguments.lines is not known here"),
+        ("shell", {"command": "true", "timeout": 0}, "arguments.timeout must be more than 0"),
+        ("shell", {"command": "true", "session": "no such/name"}, "is no name for a session"),
+        ("shell", {"command": "echo \0"}, "NUL"),
+        ("shell", {"command": "echo 1\necho 2"}, "Cannot execute multiple commands at once"),
+    ],
+)
+def test_a_mistake_is_the_tools_answer_for_the_model_to_read(
+    client: Any, tool: str, arguments: dict[str, Any], said: str
+) -> None:
+    result = use(client, lambda mcp: mcp.call_tool(tool, arguments))
+    assert result.is_error
+    assert said in result.content[0].text
+
+
+def test_an_unknown_tool_is_a_protocol_error(client: Any) -> None:
+    async def work(mcp: McpClient) -> None:
+        with pytest.raises(MCPError, match="Unknown tool: frobnicate"):
+            await mcp.call_tool("frobnicate", {})
+
+    use(client, work)
+
+
+def test_alive_answers_while_the_library_is_loaded(start: Any) -> None:
+    server = start()
+
+    async def work() -> list[float]:
+        delays = []
+        async with httpx2.AsyncClient() as http_client:
+            await http_client.get(f"http://127.0.0.1:{server.port}/alive")
+            first = asyncio.create_task(http_client.post(address(server), json={}))
+            while not first.done():
+                begin = time.perf_counter()
+                await http_client.get(f"http://127.0.0.1:{server.port}/alive")
+                delays.append(time.perf_counter() - begin)
+        return delays
+
+    # Loading takes about half a second, which /alive must not wait for.
+    assert len(asyncio.run(work())) >= 3
+
+
+def test_with_a_key_only_its_holder_is_served(start: Any) -> None:
+    server = start(auth=True, environment={"SESSION_API_KEY": "secret"})
+
+    async def status(**headers: str) -> int:
+        async with httpx2.AsyncClient() as http_client:
+            return (await http_client.post(address(server), json={}, headers=headers)).status_code
+
+    assert asyncio.run(status()) == 403
+    assert asyncio.run(status(Authorization="Bearer wrong")) == 403
+    assert asyncio.run(status(**{"X-Session-API-Key": "wrong"})) == 403
+    for headers in ({"Authorization": "Bearer secret"}, {"X-Session-API-Key": "secret"}):
+
+        async def work(headers: dict[str, str] = headers) -> Any:
+            async with httpx2.AsyncClient(headers=headers) as http_client:
+                transport = streamable_http_client(address(server), http_client=http_client)
+                async with McpClient(transport) as mcp:
+                    return await mcp.call_tool("shell", {"command": "env"})
+
+        assert "secret" not in text(asyncio.run(work()))
