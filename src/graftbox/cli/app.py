@@ -17,6 +17,7 @@ COMMANDS = {
     "graft": "graftbox.cli.graft:graft",
     "lock": "graftbox.cli.lock:lock",
     "logs": "graftbox.cli.sandboxes:logs",
+    "mirror": "graftbox.cli.mirror:mirror",
     "ps": "graftbox.cli.sandboxes:ps",
     "rm": "graftbox.cli.sandboxes:rm",
     "run": "graftbox.cli.run:run",
