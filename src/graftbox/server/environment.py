@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftbox.errors import StorageError, UnsupportedError
+from graftbox.server.secrets import KEY, OURS
 
 BUNDLE = Path("/openhands")
-_OURS = b"GRAFTBOX_"
-_KEY = b"SESSION_API_KEY"
 _FOLDER = ".graftbox-"
 _YOUNG_SECONDS = 60.0
 # What tmux's own terminal is; unlike "tmux-256color" every terminfo collection has it.
@@ -25,20 +24,9 @@ _DEFAULT_TERM = b"screen"
 
 @dataclass(frozen=True)
 class Environment:
-    """The variables of the process as it was started: ``entries`` are ``NAME=value``, byte for byte.
-
-    CPython changes its own environment at start (PEP 538 sets LC_CTYPE), so it is read from the kernel.
-    """
+    """The variables this process was started with: ``entries`` are ``NAME=value``, byte for byte."""
 
     entries: tuple[bytes, ...]
-
-    @classmethod
-    def of_this_process(cls) -> Environment:
-        try:
-            raw = Path("/proc/self/environ").read_bytes()
-        except OSError:
-            raw = b"\0".join(name + b"=" + value for name, value in os.environb.items())
-        return cls(tuple(entry for entry in raw.split(b"\0") if b"=" in entry))
 
     def get(self, name: str, default: str | None = None) -> str | None:
         start = os.fsencode(name) + b"="
@@ -52,7 +40,7 @@ class Environment:
         return tuple(
             entry
             for entry in self.entries
-            if not entry.startswith(_OURS) and entry.partition(b"=")[0] != _KEY
+            if not entry.startswith(OURS.encode()) and entry.partition(b"=")[0] != KEY.encode()
         )
 
     def for_a_terminal(self) -> tuple[bytes, ...]:

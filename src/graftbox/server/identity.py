@@ -109,6 +109,13 @@ def groups_of(name: str, gid: int) -> tuple[int, ...]:
     return (gid, *sorted(listed - {gid}))
 
 
+def group_number(group: str) -> int | None:
+    """The number of a group named in /etc/group; a number is itself."""
+    if group.isascii() and group.isdigit():
+        return int(group)
+    return next((int(parts[2]) for parts in _lines("/etc/group", 3) if parts[0] == group), None)
+
+
 def _lines(path: str, fields: int) -> list[list[str]]:
     try:
         text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")

@@ -4,38 +4,57 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from graftbox.server.environment import Environment
+    from graftbox.server.settings import Settings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
+    from graftbox.server.secrets import take_environment
+
+    entries = take_environment()
+    made_up_key = os.urandom(24).hex()
+    starts = 0
+    if os.getpid() == 1:
+        from graftbox.server.init import fork_server
+
+        starts = fork_server()
+    return _serve(sys.argv[1:] if argv is None else argv, entries, made_up_key, starts)
+
+
+def _serve(words: list[str], entries: tuple[bytes, ...], made_up_key: str, starts: int) -> int:
     from graftbox.errors import GraftboxError
     from graftbox.server.environment import Environment
     from graftbox.server.settings import USAGE, read_settings
 
-    words = sys.argv[1:] if argv is None else argv
     if words[:1] in (["-h"], ["--help"]):
         print(f"usage: {USAGE}")
         return 0
-    environment = Environment.of_this_process()
+    environment = Environment(entries)
     try:
-        settings = read_settings(words, environment, _working_folder())
-    except GraftboxError as error:
-        print(f"action-execution-server: {error}", file=sys.stderr)
-        return error.exit_code
-    import asyncio
-    import logging
-
-    from graftbox.server.service import serve
-
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    try:
-        asyncio.run(serve(settings, environment))
+        settings = read_settings(words, environment, _working_folder(), made_up_key)
+        if settings.key == made_up_key and not starts:
+            print(f"SESSION_API_KEY is not set; this session's key is {made_up_key}", file=sys.stderr)
+        _run(settings, environment, restarted=starts > 0)
     except GraftboxError as error:
         print(f"action-execution-server: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _run(settings: Settings, environment: Environment, *, restarted: bool) -> None:
+    import asyncio
+
+    from graftbox.server.diagnostics import start_logging
+    from graftbox.server.service import serve
+
+    start_logging(environment)
+    asyncio.run(serve(settings, environment, restarted=restarted))
 
 
 def _working_folder() -> str:

@@ -4,47 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 
 from graftbox.errors import TransportError
-from graftbox.server import routes
+from graftbox.server import routes, users, workspace
 from graftbox.server.app import App
 from graftbox.server.child import Child
 from graftbox.server.environment import Environment
-from graftbox.server.http import Host
+from graftbox.server.http import Application, Host, Message, Receive, Send
 from graftbox.server.sandbox import Sandbox
 from graftbox.server.settings import Settings
 
 log = logging.getLogger("graftbox.server")
 
 
-async def serve(settings: Settings, environment: Environment) -> None:
-    """Listen, start the shell and the child, and wait for SIGTERM or SIGINT."""
+async def serve(settings: Settings, environment: Environment, *, restarted: bool = False) -> None:
+    """Listen, start the shell and the child, and wait for SIGTERM or SIGINT.
+
+    ``restarted``: in the place of a server that was killed, whose child goes on without a supervisor.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    key = settings.key
-    if settings.auth and key is None:
-        key = os.urandom(24).hex()
-        print(f"SESSION_API_KEY is not set; this session's key is {key}", file=sys.stderr, flush=True)
-    for option in settings.ignored:
-        log.warning("%s has no effect: not supported in this version.", option)
+    for note in settings.notes:
+        log.warning(note)
+    if settings.key is None:
+        log.warning(
+            "No key is asked for: whoever reaches this server's port can run commands in this sandbox."
+        )
     sandbox = Sandbox(settings, environment)
-    server = Host(App(sandbox, key), routes.takes_websockets)
-    try:
-        await server.listen(settings.host, settings.port, settings.socket)
-    except OSError as error:
-        where = f"port {settings.port}" if settings.port is not None else str(settings.socket)
-        raise TransportError(
-            f"The server can't listen on {where}: {error.strerror}. Choose another port."
-        ) from error
-    if server.port is not None:
-        print(f"Listening on {settings.host}:{server.port}", file=sys.stderr, flush=True)
-    preparing = loop.create_task(sandbox.prepare())
-    child = Child(settings.child, environment, settings.child_dir) if settings.child else None
+    sandbox.identity = users.choose(settings, environment)
+    ready = asyncio.Event()
+    server = Host(_once(ready, App(sandbox, settings.key)), routes.takes_websockets)
+    await _listen(server, settings)
+    preparing = loop.create_task(_prepare(sandbox, ready))
+    child = (
+        Child(settings.child, environment, settings.child_dir) if settings.child and not restarted else None
+    )
     if child:
         child.start()
         watching = loop.create_task(child.watch())
@@ -55,3 +53,35 @@ async def serve(settings: Settings, environment: Environment) -> None:
         await child.stop()
         watching.cancel()
     await sandbox.close()
+
+
+async def _listen(server: Host, settings: Settings) -> None:
+    try:
+        await server.listen(settings.host, settings.port, settings.socket)
+    except OSError as error:
+        where = f"port {settings.port}" if settings.port is not None else str(settings.socket)
+        raise TransportError(
+            f"The server can't listen on {where}: {error.strerror}. Choose another port."
+        ) from error
+    if server.port is not None:
+        print(f"Listening on {settings.host}:{server.port}", file=sys.stderr, flush=True)
+
+
+async def _prepare(sandbox: Sandbox, ready: asyncio.Event) -> None:
+    settings = sandbox.settings
+    try:
+        await asyncio.to_thread(workspace.prepare, settings.working_dir, sandbox.identity, settings.group)
+    finally:
+        ready.set()
+    await sandbox.prepare()
+
+
+def _once(ready: asyncio.Event, application: Application) -> Application:
+    """``application``, with every request that needs a key waiting for ``ready``."""
+
+    async def patient(scope: Message, receive: Receive, send: Send) -> None:
+        if not ready.is_set() and scope["path"] not in routes.OPEN:
+            await ready.wait()
+        await application(scope, receive, send)
+
+    return patient

@@ -18,14 +18,25 @@ USAGE = (
 )
 _PLUGINS = ("jupyter", "agent_skills", "vscode")
 _VALUED = ("--working-dir", "--username", "--user-id", "--shell", "--browsergym-eval-env")
-_WITHOUT_EFFECT = ("--username", "--user-id", "--enable-browser", "--browsergym-eval-env")
 _FLAGS = ("--enable-browser", "--no-enable-browser", "--no-auth")
+_NO_BROWSER = "this bundle has no browser component"
+_WITHOUT_EFFECT = {
+    "--enable-browser": _NO_BROWSER,
+    "--browsergym-eval-env": _NO_BROWSER,
+    "INIT_PLUGIN_TIMEOUT": "plugins start when they are first used",
+    "RUNTIME_MAX_MEMORY_GB": "set a memory limit with the container engine",
+    "RUNTIME_MEMORY_MONITOR": "ask GET /server_info",
+    "LOCAL_RUNTIME_MODE": "this server is always the same",
+}
+"""Options and variables of existing clients that change nothing here, and why."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``port`` None: no TCP; ``key`` None with ``auth``: make one up; ``silence`` in seconds; ``child``: an
-    argv; ``ignored``: options of existing clients that this version does not support.
+    """``port`` None: no TCP; ``key`` None: all is open; ``silence`` in seconds; ``child``: an argv;
+    ``username`` and ``user_id``: whom the actions run as, None: the server's own user; ``group``: a name or
+    number, for a working folder that is handed to that user; ``notes``: what to say about options that have
+    no effect.
     """
 
     port: int | None = DEFAULT_PORT
@@ -33,41 +44,62 @@ class Settings:
     socket: str | None = None
     working_dir: str = "/"
     key: str | None = None
-    auth: bool = True
     shell: str | None = None
     silence: float = DEFAULT_SILENCE
-    ignored: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
+    username: str | None = None
+    user_id: int | None = None
+    group: str = "0"
+    notes: tuple[str, ...] = ()
     child: tuple[str, ...] = ()
     child_dir: str = "/"
 
 
-def read_settings(argv: Sequence[str], environment: Environment, cwd: str) -> Settings:
+def read_settings(argv: Sequence[str], environment: Environment, cwd: str, made_up_key: str) -> Settings:
     """Settings from the arguments after the program's name; raises `UsageError`."""
     values, positional, plugins, child = _arguments(list(argv))
     socket = environment.get("GRAFTBOX_SOCKET") or None
     port = _number("the port", positional or environment.get("GRAFTBOX_PORT") or str(DEFAULT_PORT), 65535)
     no_auth = "--no-auth" in values or environment.get("GRAFTBOX_NO_AUTH") == "1"
     wanted = values.get("--working-dir") or environment.get("WORKSPACE_MOUNT_PATH_IN_SANDBOX")
+    username, user_id = _user(values, environment)
     return Settings(
         port=None if socket and port == 0 else port,
         host=environment.get("GRAFTBOX_HOST") or "0.0.0.0",
         socket=socket,
         working_dir=str(Path(cwd, wanted)) if wanted else cwd,
-        key=None if no_auth else environment.get("SESSION_API_KEY") or None,
-        auth=not no_auth,
+        key=None if no_auth else environment.get("SESSION_API_KEY") or made_up_key,
         shell=values.get("--shell") or environment.get("GRAFTBOX_SHELL") or None,
         silence=_silence(environment.get("NO_CHANGE_TIMEOUT_SECONDS")),
-        ignored=_ignored(values, plugins),
+        plugins=plugins,
+        username=username,
+        user_id=user_id,
+        group=environment.get("SANDBOX_GROUP_ID") or "0",
+        notes=_notes(values, environment),
         child=child,
         child_dir=cwd,
     )
 
 
-def _ignored(values: dict[str, str], plugins: tuple[str, ...]) -> tuple[str, ...]:
-    if "--user-id" in values:
-        _number("--user-id", values["--user-id"], 2**32 - 2)
-    given = [f"{name} {values[name]}".rstrip() for name in _WITHOUT_EFFECT if name in values]
-    return (*given, *([f"--plugins {' '.join(plugins)}"] if plugins else []))
+def _user(values: dict[str, str], environment: Environment) -> tuple[str | None, int | None]:
+    """Name and number of the user that the actions shall run as."""
+    name = values.get("--username") or environment.get("RUNTIME_USERNAME") or None
+    number = values.get("--user-id") or environment.get("RUNTIME_UID") or None
+    if name is not None and (":" in name or "/" in name or not name.isprintable()):
+        raise UsageError(f"{name!r} is not a user name; give --username a name such as openhands.")
+    uid = None if number is None else _number("--user-id", number, 2**32 - 2)
+    if (environment.get("SU_TO_USER") or "true").lower() not in ("1", "true", "yes"):
+        return None, None
+    if name is not None and name.isascii() and name.isdigit():
+        return None, _number("--username", name, 2**32 - 2)
+    return name, uid
+
+
+def _notes(values: dict[str, str], environment: Environment) -> tuple[str, ...]:
+    if "--no-enable-browser" in values and "--browsergym-eval-env" in values:
+        raise UsageError("--browsergym-eval-env needs a browser; leave out --no-enable-browser.")
+    given = [name for name in _WITHOUT_EFFECT if name in values or environment.get(name)]
+    return tuple(f"{name} has no effect: {_WITHOUT_EFFECT[name]}." for name in given)
 
 
 def _arguments(words: list[str]) -> tuple[dict[str, str], str | None, tuple[str, ...], tuple[str, ...]]:

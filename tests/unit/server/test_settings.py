@@ -16,7 +16,7 @@ from graftbox.server.settings import Settings, read_settings
 
 def settings(*argv: str, **variables: str) -> Settings:
     entries = tuple(f"{name}={value}".encode() for name, value in variables.items())
-    return read_settings(argv, Environment(entries), "/here")
+    return read_settings(argv, Environment(entries), "/here", "made up")
 
 
 def test_the_arguments_of_existing_clients_are_understood() -> None:
@@ -34,15 +34,40 @@ def test_the_arguments_of_existing_clients_are_understood() -> None:
         *["--user-id", "1000", "--no-enable-browser"],
     )
     assert (given.port, given.working_dir) == (30001, "/workspace")
-    assert given.ignored == ("--username openhands", "--user-id 1000", "--plugins agent_skills jupyter")
-    assert settings("--enable-browser").ignored == ("--enable-browser",)
-    assert settings("--no-enable-browser", "--no-auth").ignored == ()
+    assert (given.username, given.user_id) == ("openhands", 1000)
+    assert given.plugins == ("agent_skills", "jupyter")
+    assert given.notes == ()
+
+
+def test_what_has_no_effect_is_said_with_its_reason() -> None:
+    (note,) = settings("--enable-browser").notes
+    assert note == "--enable-browser has no effect: this bundle has no browser component."
+    (note,) = settings(RUNTIME_MAX_MEMORY_GB="4").notes
+    assert "container engine" in note
+    with pytest.raises(UsageError, match="needs a browser"):
+        settings("--no-enable-browser", "--browsergym-eval-env", "browsergym/miniwob.x")
+
+
+def test_the_user_comes_from_options_or_the_clients_variables() -> None:
+    given = settings("--username", "dev", RUNTIME_USERNAME="other", RUNTIME_UID="7", SANDBOX_GROUP_ID="5")
+    assert (given.username, given.user_id, given.group) == ("dev", 7, "5")
+    assert settings("--username", "12").user_id == 12
+    none = settings("--username", "dev", "--user-id", "7", SU_TO_USER="false")
+    assert (none.username, none.user_id) == (None, None)
+    assert (settings().username, settings().user_id) == (None, None)
+
+
+def test_a_key_is_made_up_where_none_is_given_unless_none_is_wanted() -> None:
+    assert settings().key == "made up"
+    assert settings(SESSION_API_KEY="k").key == "k"
+    assert settings("--no-auth", SESSION_API_KEY="k").key is None
+    assert settings(GRAFTBOX_NO_AUTH="1").key is None
 
 
 def test_what_follows_the_dashes_is_the_child_and_left_alone() -> None:
     given = settings("--no-auth", "--", "nginx", "--", "-g", "--no-auth")
     assert given.child == ("nginx", "--", "-g", "--no-auth")
-    assert (given.port, given.auth, given.child_dir) == (60000, False, "/here")
+    assert (given.port, given.key, given.child_dir) == (60000, None, "/here")
 
 
 def test_the_argument_wins_over_the_variable() -> None:
@@ -64,7 +89,17 @@ def test_a_silence_that_is_no_time_is_the_default(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["x"], ["70000"], ["1", "2"], ["--nope"], ["--shell"], ["--plugins", "x"], ["--user-id", "a"]]
+    "argv",
+    [
+        ["x"],
+        ["70000"],
+        ["1", "2"],
+        ["--nope"],
+        ["--shell"],
+        ["--plugins", "x"],
+        ["--user-id", "a"],
+        ["--username", "a:b"],
+    ],
 )
 def test_a_wrong_argument_is_refused_with_the_usage(argv: list[str]) -> None:
     with pytest.raises(UsageError):
