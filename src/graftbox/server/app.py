@@ -157,9 +157,18 @@ def _decoded(text: str) -> bytes:
 
 
 def _foreign(scope: Message) -> bool:
+    """Whether a browser asks for a page that is not this server's own.
+
+    Whoever owns a name can make it mean this server's address (DNS rebinding): a number can't be made to.
+    """
     headers = dict(scope["headers"])
     origin = headers.get(b"origin")
-    return origin is not None and origin.rpartition(b"//")[2] != headers.get(b"host")
+    if origin is None:
+        return False
+    host = origin.rpartition(b"//")[2]
+    name = host if host.endswith(b"]") else host.rpartition(b":")[0] or host
+    own = name == b"localhost" or name.startswith(b"[") or not name.strip(b"0123456789.")
+    return host != headers.get(b"host") or not own
 
 
 def _allowed(methods: object) -> list[str]:

@@ -240,3 +240,33 @@ def test_with_a_key_only_its_holder_is_served(start: Any) -> None:
                     return await mcp.call_tool("shell", {"command": "env"})
 
         assert "secret" not in text(asyncio.run(work()))
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "served"),
+    [
+        (None, "sandbox.internal:60000", True),
+        ("http://127.0.0.1:60000", "127.0.0.1:60000", True),
+        ("http://localhost:60000", "localhost:60000", True),
+        ("http://[::1]:60000", "[::1]:60000", True),
+        ("http://evil.example", "127.0.0.1:60000", False),
+        ("http://localhost:3000", "localhost:60000", False),
+        # A page whose name was made to mean this server's address.
+        ("http://rebound.example:60000", "rebound.example:60000", False),
+        ("null", "127.0.0.1:60000", False),
+    ],
+)
+def test_without_a_key_pages_in_a_browser_are_kept_out(
+    client: Any, origin: str | None, host: str, served: bool
+) -> None:
+    headers = {"Host": host, **({"Origin": origin} if origin else {})}
+    for path in ("/mcp", "/mcp/messages/", "/update_mcp_server", "/execute_action"):
+        status, _ = client.ask("POST", path, b"[]", headers) if path[1] != "m" else raw(client, path, headers)
+        assert (status != 403) is served
+
+
+def raw(client: Any, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    """An answer that need not be JSON."""
+    client.connection.request("POST", path, b"{}", headers)
+    response = client.connection.getresponse()
+    return response.status, response.read()

@@ -34,6 +34,7 @@ class LineProcess(asyncio.SubprocessProtocol):
         self._paused = False
         self._ready = asyncio.Event()
         self._exited = asyncio.Event()
+        self._said_all = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -77,6 +78,8 @@ class LineProcess(asyncio.SubprocessProtocol):
             self._end()
         elif fd == 0:
             self._writable.set()
+        else:
+            self._said_all.set()
 
     def process_exited(self) -> None:
         self.returncode = self.transport.get_returncode()
@@ -143,22 +146,17 @@ class LineProcess(asyncio.SubprocessProtocol):
         """Close its input, then end it and its whole group: by SIGTERM, by SIGKILL if need be."""
         if (pipe := self.transport.get_pipe_transport(0)) is not None:
             pipe.close()
-        if not await self._exits():
+        if not await _happens(self._exited, GRACE):
             self._signal(signal.SIGTERM)
-            await self._exits()
+            await _happens(self._exited, GRACE)
         elif self._signal(0):
             # It is gone and its children, told to end when it went, are not yet.
             await asyncio.sleep(GRACE)
         self._signal(signal.SIGKILL)
-        await self._exits()
+        await _happens(self._exited, GRACE)
+        await _happens(self._said_all, 0.1)
         self.transport.close()
         self._end()
-
-    async def _exits(self) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GRACE):
-                await self._exited.wait()
-        return self._exited.is_set()
 
     def _signal(self, number: int) -> bool:
         """Signal the process group; whether there is one."""
@@ -167,3 +165,10 @@ class LineProcess(asyncio.SubprocessProtocol):
         except (ProcessLookupError, PermissionError):
             return False
         return True
+
+
+async def _happens(event: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
