@@ -159,11 +159,14 @@ def _answers(host: str) -> bool:
 
 
 @contextlib.contextmanager
-def running_docker() -> Iterator[Docker]:
-    """The daemon that already runs, else a private one with its own data, socket and state."""
+def running_docker(*options: str) -> Iterator[Docker]:
+    """The daemon that already runs, else a private one with its own data, socket and state.
+
+    With ``options`` it is always a private one, without a network so that it can run beside another.
+    """
     program("docker", "docker.io")
     running = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-    if _answers(running):
+    if not options and _answers(running):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DOCKER_HOST", running)
             yield Docker(running)
@@ -172,10 +175,12 @@ def running_docker() -> Iterator[Docker]:
     if os.geteuid() != 0:
         missing("a running Docker daemon, or root to start a private one")
     # A Unix socket's path may have 107 bytes only, and pytest's folders are deep.
-    folder = Path("/tmp") / f"graftbox-dockerd-{os.getpid()}"
+    folder = Path("/tmp") / f"graftbox-dockerd{len(options)}-{os.getpid()}"
     host = f"unix://{folder}/docker.sock"
     command = [binary, "--host", host, "--group", "root", "--data-root", str(folder / "data")]
     command += ["--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid")]
+    if options:
+        command += ["--bridge", "none", "--iptables=false", *options]
     folder.mkdir(mode=0o755)
     try:
         with (

@@ -1,0 +1,163 @@
+"""Docker, podman and containerd pull through `graftbox mirror` from a real registry and run what they got."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from tests.integration import bases
+from tests.integration.conftest import Docker, Registry, free_port, program, running_docker, started
+
+from graftbox.image.graft import SERVER
+
+INSIDE = [
+    "/openhands/bin/oh-python",
+    "-c",
+    "import os; print('from the bundle,', os.listdir('/bin')[0] != '')",
+]
+
+
+@pytest.fixture(scope="module")
+def upstream(registry: Registry, skopeo: Callable[..., str]) -> str:
+    """A registry with a real base image, ``library/base:1``; its address."""
+    target = f"docker://{registry.address}/library/base:1"
+    skopeo("copy", "--quiet", "--dest-tls-verify=false", bases.reference("busybox"), target)
+    return registry.address
+
+
+@contextlib.contextmanager
+def mirroring(folder: Path, *names: str, **env: str) -> Iterator[str]:
+    """A running mirror of these upstreams; its address."""
+    log = folder / "log"
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-c", "from graftbox.cli.app import main; main()", "mirror"]
+    options = ["--listen", address, *(f"--upstream={name}" for name in names)]
+
+    def ready() -> bool:
+        try:
+            return httpx2.get(f"http://{address}/v2/", trust_env=False).is_success
+        except httpx2.ConnectError:
+            return False
+
+    with started([*command, *options], log, ready, 60, env={**os.environ, **env}) as process:
+        yield address
+        assert process.poll() is None, log.read_text()
+    assert process.returncode == 0, log.read_text()
+
+
+@pytest.fixture(scope="module")
+def mirror(upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A mirror of that registry, which it knows as Docker Hub and as ``local``; its address."""
+    names = [f"docker.io=http://{upstream}", f"local=http://{upstream}"]
+    with mirroring(tmp_path_factory.mktemp("mirror"), *names) as address:
+        yield address
+
+
+def entrypoint(docker: Docker, image: str) -> Any:
+    return json.loads(docker("image", "inspect", image))[0]["Config"]["Entrypoint"]
+
+
+def test_docker_pulls_through_the_mirror(mirror: str, dockerd: Docker) -> None:
+    image = f"{mirror}/docker.io/library/base:1"
+    try:
+        dockerd("pull", "--quiet", image)
+        assert entrypoint(dockerd, image) == list(SERVER)
+        said = dockerd("run", "--rm", "--network=none", "--entrypoint", INSIDE[0], image, *INSIDE[1:])
+        assert said == "from the bundle, True"
+    finally:
+        dockerd("rmi", "--force", image, check=False)
+
+
+def test_docker_gets_sandboxes_under_the_images_own_names(mirror: str) -> None:
+    with running_docker("--registry-mirror", f"http://{mirror}") as docker:
+        docker("pull", "--quiet", "base:1")
+        assert entrypoint(docker, "base:1") == list(SERVER)
+
+
+def test_podman_gets_sandboxes_under_the_images_own_names(
+    mirror: str, podman: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "registries.conf").write_text(
+        'unqualified-search-registries = ["docker.io"]\n'
+        '[[registry]]\nprefix = "docker.io"\nlocation = "docker.io"\n'
+        f'[[registry.mirror]]\nlocation = "{mirror}/docker.io"\ninsecure = true\n'
+    )
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(tmp_path / "registries.conf"))
+    podman("pull", "--quiet", "docker.io/library/base:1")
+    (shown,) = json.loads(podman("image", "inspect", "docker.io/library/base:1"))
+    assert shown["Config"]["Entrypoint"] == list(SERVER)
+    podman("pull", "--quiet", "--tls-verify=false", f"{mirror}/local/library/base:1")
+    (other,) = json.loads(podman("image", "inspect", f"{mirror}/local/library/base:1"))
+    assert other["RootFS"] == shown["RootFS"]
+
+
+@pytest.fixture
+def containerd(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Runs ctr against a private containerd."""
+    daemon, client = program("containerd"), program("ctr", "containerd")
+    with tempfile.TemporaryDirectory(prefix="ctrd") as state:
+        socket = f"{state}/socket"
+        (tmp_path / "config.toml").write_text(
+            f'version = 2\nroot = "{tmp_path}/containerd"\nstate = "{state}/state"\n'
+            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+            f'[grpc]\naddress = "{socket}"\n[ttrpc]\naddress = "{socket}.ttrpc"\n'
+        )
+
+        def run(*arguments: str, check: bool = True) -> str:
+            done = subprocess.run(
+                [client, "--address", socket, *arguments], capture_output=True, text=True, timeout=120
+            )
+            if check and done.returncode:
+                pytest.fail(f"ctr {' '.join(arguments)} failed: {done.stderr or done.stdout}")
+            return done.stdout if done.returncode == 0 else done.stderr
+
+        def ready() -> bool:
+            return Path(socket).exists() and "Server:" in run("version", check=False)
+
+        with started([daemon, "--config", str(tmp_path / "config.toml")], tmp_path / "log", ready, 30):
+            yield run
+
+
+def test_containerd_gets_sandboxes_under_the_images_own_names(
+    mirror: str, containerd: Callable[..., str], tmp_path: Path
+) -> None:
+    hosts = tmp_path / "certs.d" / "docker.io"
+    hosts.mkdir(parents=True)
+    (hosts / "hosts.toml").write_text(
+        f'server = "http://{mirror}"\n[host."http://{mirror}"]\ncapabilities = ["pull", "resolve"]\n'
+    )
+    image, snapshotter = "docker.io/library/base:1", "--snapshotter=native"
+    containerd("images", "pull", "--hosts-dir", str(hosts.parent), snapshotter, image)
+    said = containerd("run", "--rm", snapshotter, image, "one", *INSIDE)
+    assert said.strip() == "from the bundle, True"
+
+
+HTPASSWD = "jo:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
+
+
+def test_clients_without_a_log_in_pull_what_the_mirror_may_read(
+    start_registry: Any, containerd: Callable[..., str], skopeo: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    extra = f"auth: {{htpasswd: {{realm: test, path: {tmp_path / 'htpasswd'}}}}}\n"
+    with start_registry(tmp_path / "private", extra=extra) as private:
+        target = f"docker://{private.address}/team/base:1"
+        account = ["--dest-tls-verify=false", "--dest-creds=jo:secret"]
+        skopeo("copy", "--quiet", *account, bases.reference("busybox"), target)
+        auth = base64.b64encode(b"jo:secret").decode()
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {private.address: {"auth": auth}}}))
+        upstream = f"private=http://{private.address}"
+        with mirroring(tmp_path, upstream, DOCKER_CONFIG=str(tmp_path)) as address:
+            image = f"{address}/private/team/base:1"
+            containerd("images", "pull", "--plain-http", "--snapshotter=native", image)
+    assert "team/base" in containerd("images", "ls")
