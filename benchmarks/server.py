@@ -19,7 +19,7 @@ from benchmarks.measure import Figure, interleaved, timed
 STARTS = 15
 RUNS = 500
 CONTAINERS = 9
-SERVER = ["/openhands/bin/init", "--", "/openhands/bin/action-execution-server"]
+SERVER = ["/openhands/bin/action-execution-server"]
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -57,7 +57,7 @@ def test_every_process_of_ours_maps_our_files_only(client: Client) -> None:
         for line in output(client, "/openhands/bin/oh-python /tmp/processes.py").splitlines()
     ]
     ours = {program for program, _ in pairs if program.startswith("/openhands/")}
-    assert {Path(program).name for program in ours} >= {"python3.13", "tmux", "init"}
+    assert {Path(program).name for program in ours} >= {"python3.13", "tmux"}
     assert [pair for pair in pairs if pair[0] in ours and not pair[1].startswith("/openhands/")] == []
 
 

@@ -24,7 +24,9 @@ from graftbox.image.manifest import (
     serialise,
 )
 
-SERVER = ("/openhands/bin/init", "--", "/openhands/bin/action-execution-server")
+SERVER = ("/openhands/bin/action-execution-server",)
+EARLIER_SERVER = ("/openhands/bin/init", "--", *SERVER)
+"""What earlier versions made the entrypoint."""
 
 BASE_NAME = "org.opencontainers.image.base.name"
 BASE_DIGEST = "org.opencontainers.image.base.digest"
@@ -61,6 +63,8 @@ class Bundle:
     version: str
     components: tuple[str, ...]
     layers: tuple[BundleLayer, ...]
+    lock: str = ""
+    """Digest of the lock that it was made from."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def _process(
     name, digest = options.base_name, options.base_digest
     if BUNDLE in labels:
         # The base of the base counts, unless someone built on top and chose an entrypoint of their own.
-        if entrypoint[: len(SERVER)] == list(SERVER):
+        if any(entrypoint[: len(words)] == list(words) for words in (SERVER, EARLIER_SERVER)):
             entrypoint = _recorded(labels, BASE_ENTRYPOINT)
             cmd = _recorded(labels, BASE_CMD)
         user = labels.get(BASE_USER, user)

@@ -23,7 +23,7 @@ SOCKET_LABEL = "io.graftbox.sandbox.socket"
 GUEST_PORT = 60000
 GUEST_SOCKET_FOLDER = "/run/graftbox"
 GUEST_SOCKET = f"{GUEST_SOCKET_FOLDER}/server.sock"
-SERVER_COMMAND = ("/openhands/bin/init", "--", "/openhands/bin/action-execution-server")
+SERVER_COMMAND = ("/openhands/bin/action-execution-server",)
 
 
 class Network(Enum):

@@ -30,7 +30,8 @@ def _serve(words: list[str], entries: tuple[bytes, ...], made_up_key: str, start
     from graftbox.server.environment import Environment
     from graftbox.server.settings import USAGE, read_settings
 
-    if words[:1] in (["-h"], ["--help"]):
+    options = words[: words.index("--")] if "--" in words else words
+    if {"-h", "--help"} & set(options):
         print(f"usage: {USAGE}")
         return 0
     environment = Environment(entries)

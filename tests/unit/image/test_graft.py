@@ -126,6 +126,14 @@ def test_the_bases_own_program_can_be_kept_as_a_child() -> None:
     assert process["Cmd"] == ["serve"]
 
 
+def test_a_runtime_image_of_the_first_version_is_known_by_its_entrypoint() -> None:
+    first = graft(some_base(), BUNDLE, OPTIONS)
+    config = json.loads(first.config)
+    config["config"]["Entrypoint"] = ["/openhands/bin/init", "--", *SERVER]
+    again = graft(Image(first.manifest, json.dumps(config).encode()), BUNDLE, OPTIONS)
+    assert config_of(again)["config"]["Labels"]["io.graftbox.base.entrypoint"] == "[]"
+
+
 def test_a_base_without_any_program_has_nothing_to_keep() -> None:
     process = config_of(graft(some_base(config={}), BUNDLE, Options("b", None, keep_entrypoint=True)))[
         "config"

@@ -77,10 +77,10 @@ def test_an_ordinary_user_becomes_the_images_user_in_one_namespace(tmp_path: Pat
     assert "--unshare-user" not in options(spec(tmp_path), APP, mapped=True)
 
 
-def test_the_first_process_is_the_init_or_becomes_it(tmp_path: Path) -> None:
+def test_the_first_process_is_the_server_or_becomes_it(tmp_path: Path) -> None:
     wanted = spec(tmp_path)
     assert isinstance(wanted.base, UnpackedImage)
-    server = ["/openhands/bin/init", "--", "/openhands/bin/action-execution-server"]
+    server = ["/openhands/bin/action-execution-server"]
     assert command(wanted, wanted.base, ROOT, become=True) == server
     assert command(wanted, wanted.base, APP, become=False) == server
     switched = command(wanted, wanted.base, APP, become=True)
@@ -89,7 +89,7 @@ def test_the_first_process_is_the_init_or_becomes_it(tmp_path: Path) -> None:
 
 
 def test_a_runtime_image_brings_its_own_entrypoint(tmp_path: Path) -> None:
-    config = {"Entrypoint": ["/openhands/bin/init", "--", "server", "--", "/entry"], "Cmd": ["a"]}
+    config = {"Entrypoint": ["/openhands/bin/server", "--", "/entry"], "Cmd": ["a"]}
     image = UnpackedImage(tmp_path, config)
     wanted = spec(tmp_path, tree=None, base=image)
     assert command(wanted, image, ROOT, become=True)[-2:] == ["/entry", "a"]

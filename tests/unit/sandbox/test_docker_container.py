@@ -27,7 +27,7 @@ def test_the_bundle_is_mounted_read_only_beside_an_untouched_image() -> None:
     body = container(spec(), IMAGE, SOCKETS)
     mount = {"Type": "bind", "Source": "/tree/openhands", "Target": "/openhands", "ReadOnly": True}
     assert body["HostConfig"]["Mounts"] == [mount]
-    assert body["Entrypoint"][0] == "/openhands/bin/init"
+    assert body["Entrypoint"][0] == "/openhands/bin/action-execution-server"
     assert body["Cmd"] == []
     assert body["HostConfig"]["PortBindings"] == {"60000/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}
     assert "User" not in body
