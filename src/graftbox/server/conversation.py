@@ -11,9 +11,10 @@ import asyncio
 import os
 import time
 
+from graftbox.server.command import HEAD, Command, Death, Report
 from graftbox.server.commands import split_commands
-from graftbox.server.environment import find_program, user_name
-from graftbox.server.shell import Death, Report, Running, Shell
+from graftbox.server.environment import find_program
+from graftbox.server.shell import Shell
 from graftbox.server.terminal import render
 from graftbox.wire.actions import Run
 from graftbox.wire.observations import (
@@ -41,10 +42,11 @@ def is_key(text: str) -> bool:
 class Conversation:
     """Actions of one client on one shell; strictly one at a time."""
 
-    def __init__(self, shell: Shell, silence: float) -> None:
+    def __init__(self, shell: Shell, silence: float, user: str) -> None:
         self.shell = shell
         self.silence = silence
-        self.current: Running | None = None
+        self.user = user
+        self.current: Command | None = None
         self.spoke = False
         self.turn = asyncio.Lock()
 
@@ -65,6 +67,9 @@ class Conversation:
         if "\0" in command:
             return Failure("ERROR: The command holds a NUL character, which no shell command can.")
         key = is_key(command)
+        if self.current is None and self.shell.running is not None:
+            # Given to the shell by another way.
+            self.current = self.shell.running
         if self.current is None:
             if not command:
                 return RunResult(NOTHING_TO_READ, "", hidden=action.hidden)
@@ -135,7 +140,7 @@ class Conversation:
             suffix = f"\n[{ended}. The next command runs in a new shell in {self.shell.cwd}.]"
             metadata = CommandMetadata(
                 exit_code=ended.exit_code,
-                username=user_name(os.geteuid()),
+                username=self.user,
                 hostname=_host_name(),
                 working_dir=self.shell.cwd,
                 prefix=note,
@@ -150,7 +155,7 @@ class Conversation:
         metadata = CommandMetadata(
             exit_code=ended.status,
             pid=ended.background,
-            username=user_name(os.geteuid()),
+            username=self.user,
             hostname=_host_name(),
             working_dir=ended.cwd,
             py_interpreter_path=find_program("python", ended.path, ended.cwd) or "",
@@ -162,17 +167,19 @@ class Conversation:
     async def _take(self, action: Run, command: str) -> str:
         """The text since the last answer, without the echo of what was typed for it."""
         assert self.current is not None
-        head, tail, dropped = self.current.output.take()
-        if len(head) + len(tail) <= _BIG:
-            text = _text(head, tail, dropped, action.hidden)
+        limit = HEAD if action.hidden else _VISIBLE
+        if self.current.log.end - self.current.taken <= _BIG:
+            text = _text(self.current, limit)
         else:
-            text = await asyncio.to_thread(_text, head, tail, dropped, action.hidden)
+            text = await asyncio.to_thread(_text, self.current, limit)
         if action.is_input and not is_key(command):
             echo, newline, rest = text.partition("\n")
             if echo.strip() == command:
                 text = rest if newline else ""
         text = text.rstrip()
         self.spoke = self.spoke or bool(text)
+        self.current.heard = self.current.done.done()
+        self.shell.on_change()
         return text
 
 
@@ -180,21 +187,11 @@ def _host_name() -> str:
     return os.uname().nodename.partition(".")[0]
 
 
-def _text(head: bytes, tail: bytes, dropped: int, hidden: bool) -> str:
-    if not hidden and len(head) + len(tail) > 2 * _VISIBLE:
-        both = head + tail
-        head, tail, dropped = both[:_VISIBLE], both[-_VISIBLE:], 1
+def _text(command: Command, limit: int) -> str:
+    head, tail, dropped = command.take(limit)
     if not dropped:
         return render(head + tail)
     # Cut at line ends, so that no character and no control sequence is cut in two.
     head = head[: head.rfind(b"\n") + 1] or head
     tail = tail[tail.find(b"\n") + 1 :]
     return render(head).rstrip("\n") + TRUNCATED + render(tail)
-
-
-async def run_apart(action: Run, shell: Shell, silence: float) -> RunResult | Failure:
-    """Run a static action: in a shell of its own, which ends with it."""
-    try:
-        return await Conversation(shell, silence).run(action)
-    finally:
-        await shell.close()

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import os
-import shutil
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftbox.errors import GraftboxError
 from graftbox.server import files
-from graftbox.server.conversation import Conversation, run_apart
-from graftbox.server.environment import Environment, find_shells, find_tmux, make_runtime_folder
+from graftbox.server.conversation import Conversation
+from graftbox.server.environment import Environment
 from graftbox.server.identity import Identity
 from graftbox.server.info import Clock
 from graftbox.server.sessions import Sessions
 from graftbox.server.settings import Settings
-from graftbox.server.shell import Shell
-from graftbox.server.tmux import Tmux
 from graftbox.wire.actions import Action, Browse, BrowseInteractive, Edit, Read, Run, RunIPython, Write
 from graftbox.wire.observations import Failure, Observation
 
@@ -42,38 +35,23 @@ class Sandbox:
         self.environment = environment
         self.identity = Identity.own()
         self.clock = Clock()
-        self.folder: Path | None = None
-        self.tmux: Tmux | None = None
-        self.conversation: Conversation | None = None
-        self.opening = asyncio.Lock()
         self.sessions = Sessions(self)
 
     async def open(self) -> Conversation:
         """The main shell's conversation; raises `GraftboxError` where no shell can run."""
-        async with self.opening:
-            if self.conversation is None:
-                if self.tmux is None:
-                    binary = find_tmux(self.environment)
-                    self.folder, self.lock = make_runtime_folder(self.environment, self.settings.working_dir)
-                    self.tmux = Tmux(binary, self.folder)
-                self.conversation = Conversation(self._shell(self.tmux), self.settings.silence)
-            return self.conversation
-
-    def _shell(self, tmux: Tmux, cwd: str | None = None) -> Shell:
-        shells = find_shells(self.environment, self.settings.shell)
-        return Shell(tmux, self.environment, shells, cwd or self.settings.working_dir)
+        return (await self.sessions.main()).conversation
 
     async def prepare(self) -> None:
         """Start the main shell ahead of its first command; a failure is logged, and told to that command."""
         try:
-            conversation = await self.open()
-            await conversation.shell.start()
+            await self.sessions.main()
         except (GraftboxError, OSError) as error:
             log.error("The shell did not start: %s", error)
 
     @property
     def cwd(self) -> str:
-        return self.conversation.shell.cwd if self.conversation else self.settings.working_dir
+        """Where the main shell is."""
+        return self.sessions.cwd
 
     @cached_property
     def kernel(self) -> Kernel:
@@ -111,18 +89,12 @@ class Sandbox:
                 return Failure("Browser functionality is not supported or disabled.")
 
     async def _run(self, action: Run) -> Observation:
-        conversation = await self.open()
         if action.is_static:
-            assert self.tmux is not None
-            return await run_apart(action, self._shell(self.tmux, action.cwd), self.settings.silence)
-        return await conversation.run(action)
+            async with self.sessions.apart(action.cwd) as session:
+                return await session.conversation.run(action)
+        return await (await self.open()).run(action)
 
     async def close(self) -> None:
         if "mcp" in self.__dict__:
             await self.mcp.close()
-        if self.tmux:
-            await self.tmux.close()
-        if self.folder:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(self.folder)
-            os.close(self.lock)
+        await self.sessions.end()

@@ -1,35 +1,42 @@
-"""Named shell sessions: opening, finding and closing them, and what can be done with each.
+"""Named shell sessions: opening, finding and closing them, over the life of one server and the next.
 
-The session called "main" is the one that ``/execute_action`` uses. A session lives until it is closed; its
-shell may die and is then replaced by the next command.
+The session called "main" is the one that ``/execute_action`` uses.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import re
-import signal
-import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from graftbox.errors import NotFoundError, UnsupportedError, UsageError
-from graftbox.server.conversation import Conversation
-from graftbox.server.log import Log
-from graftbox.server.shell import Death, Report, Running, Shell
-from graftbox.server.tmux import COLUMNS, ROWS
+from graftbox.errors import GraftboxError, NotFoundError, UnsupportedError, UsageError
+from graftbox.server import runtime
+from graftbox.server.environment import find_shells, find_tmux
+from graftbox.server.identity import Identity
+from graftbox.server.pane import call
+from graftbox.server.record import Record
+from graftbox.server.session import BusyError, Parts, Plan, Session, check_variables
+from graftbox.server.tmux import COLUMNS, ROWS, Tmux
 
 if TYPE_CHECKING:
-    from graftbox.server.identity import Identity
     from graftbox.server.sandbox import Sandbox
+
+__all__ = ["MAIN", "BusyError", "NameTakenError", "Session", "Sessions", "TooManyError"]
 
 MAIN = "main"
 LIMIT = 128
 """Sessions at once."""
+LARGEST = 1000
+"""Columns, or rows, of a terminal."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-State = Literal["idle", "running", "dead"]
+log = logging.getLogger("graftbox.sessions")
 
 
 class NameTakenError(UsageError):
@@ -40,100 +47,36 @@ class TooManyError(UnsupportedError):
     """As many sessions as may be are open."""
 
 
-class BusyError(UsageError):
-    """The session's shell is running a command and can't take another."""
-
-
-class Command:
-    """A command in a session's shell, which goes on whether anybody waits for it or not.
-
-    ``start`` and ``end`` are offsets in the session's log: the slice between them is its own output, nothing
-    else. ``start`` is known once the shell has taken the command, ``end`` (None until then) once it is done.
-    ``done`` resolves to a `Report` (its ``status`` is the exit code) or to the `Death` of the shell.
-    """
-
-    def __init__(self, text: str, running: Running, start: int) -> None:
-        self.id = os.urandom(8).hex()
-        self.text = text
-        self.started = time.time()
-        self.start = start
-        self.end: int | None = None
-        self.done: asyncio.Future[Report | Death] = running.done
-
-
-class Session:
-    """One shell with a terminal, a log and a conversation of its own.
-
-    ``state``: "idle" (takes a command), "running" (has one), "dead" (its shell has ended; the next command
-    gets a new one).
-    """
-
-    def __init__(self, name: str, shell: Shell, silence: float) -> None:
-        self.name = name
-        self.created = time.time()
-        self.log = Log()
-        self.shell = shell
-        self.conversation = Conversation(shell, silence)
-        self.columns, self.rows = COLUMNS, ROWS
-        self.command: Command | None = None
-        """The command that runs, else the last one."""
-
-    @property
-    def state(self) -> State:
-        if self.shell.running is not None:
-            return "running"
-        return "idle" if self.shell.pane is not None and not self.shell.pane.dead else "dead"
-
-    async def start(
-        self, command: str, *, cwd: str | None = None, env: Mapping[str, str] | None = None
-    ) -> Command:
-        """Run ``command`` and return at once; raises `BusyError` while another one runs.
-
-        ``cwd`` and ``env`` hold for this command alone: it then runs in a subshell, so that a ``cd`` or an
-        ``export`` inside ends with it.
-        """
-        if self.shell.running is not None:
-            raise BusyError(f"The session {self.name} is running a command; wait for it or press C-c.")
-        running = await self.shell.run(command)
-        self.command = Command(command, running, self.log.end)
-        return self.command
-
-    async def write(self, data: bytes) -> None:
-        """Bytes as typed on the terminal's keyboard."""
-        await self.shell.type(data.decode("utf-8", "replace"))
-
-    async def press(self, key: str) -> None:
-        """Press a key by tmux's name for it: "C-c", "Enter", "Up", "F1"."""
-        await self.shell.press(key)
-
-    async def resize(self, columns: int, rows: int) -> None:
-        """Give the terminal another size; the program in it gets SIGWINCH."""
-        self.columns, self.rows = columns, rows
-
-    async def signal(self, number: int) -> list[int]:
-        """Send signal ``number`` to the terminal's foreground process group; returns its pids.
-
-        At the prompt that is the shell itself. Raises `NotFoundError` when the shell is dead.
-        """
-        raise UnsupportedError(f"Signal {signal.Signals(number).name} can't be sent yet.")
-
-    async def reset(self) -> None:
-        """Kill the shell and everything in its terminal's session, and start a fresh shell."""
-        await self.shell.close()
-        await self.shell.start()
-
-    async def close(self) -> None:
-        await self.shell.close()
-        self.log.close()
-
-
 class Sessions:
     """The sessions by name."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
         self.limit = LIMIT
+        self.folder: Path | None = None
+        self.lock = -1
+        self._binary = ""
         self._sessions: dict[str, Session] = {}
+        self._apart: set[Session] = set()
+        self._tmux: dict[int, Tmux] = {}
+        self._preparing = asyncio.Lock()
+        self._opening_main = asyncio.Lock()
+
+    async def prepare(self) -> None:
+        """Have a runtime folder, and the sessions that a former server has left in it; once."""
+        async with self._preparing:
+            if self.folder is not None:
+                return
+            settings, environment = self.sandbox.settings, self.sandbox.environment
+            self._binary = find_tmux(environment)
+            key = runtime.key_of(settings.port, settings.socket)
+            folder, self.lock = runtime.claim(environment, settings.working_dir, key)
+            self.folder = folder
+            for path in sorted(folder.glob("s/*.json")):
+                await self._adopt(path)
+            for leftover in folder.glob("s/*"):
+                if leftover.stem not in {session.id for session in self._sessions.values()}:
+                    leftover.unlink(missing_ok=True)
 
     async def open(
         self,
@@ -150,26 +93,29 @@ class Sessions:
 
         ``cwd``: where it starts, instead of the working folder; ``env``: variables beside the container's
         own; ``identity``: whom it runs as, the sandbox's by default; ``shell``: path of another bash. Raises
-        `UsageError` (a bad name or size), `NameTakenError`, `TooManyError` or, when no shell comes up,
-        `UnsupportedError`.
+        `UsageError` (a bad name, variable or size), `NameTakenError`, `TooManyError` or, when no shell comes
+        up, `UnsupportedError`.
         """
         if not _NAME.fullmatch(name):
             raise UsageError(
                 f"{name!r} is no name for a session: use 1 to 64 letters, digits, '.', '_' and '-', "
                 "and begin with a letter or digit."
             )
+        check_variables(env or {})
+        if not (0 < columns <= LARGEST and 0 < rows <= LARGEST):
+            raise UsageError(f"A terminal has 1 to {LARGEST} columns and rows, not {columns} by {rows}.")
+        await self.prepare()
         if name in self._sessions:
             raise NameTakenError(f"A session called {name} is open already; close it or choose another name.")
         if len(self._sessions) >= self.limit:
             raise TooManyError(f"{self.limit} sessions are open, which is the limit; close one first.")
-        await self.sandbox.open()
-        assert self.sandbox.tmux is not None
-        session = Session(name, self.sandbox._shell(self.sandbox.tmux, cwd), self.sandbox.settings.silence)
-        self._sessions[name] = session
+        plan = Plan(name, self._cwd(cwd), dict(env or {}), identity or self.sandbox.identity, shell)
+        session = self._sessions[name] = self._session(plan, columns, rows)
         try:
             await session.shell.start()
         except BaseException:
-            del self._sessions[name]
+            self._sessions.pop(name, None)
+            await session.close()
             raise
         return session
 
@@ -185,12 +131,87 @@ class Sessions:
 
     async def main(self) -> Session:
         """The session of ``/execute_action``, opened with its first use."""
-        if MAIN not in self._sessions:
-            return await self.open(MAIN)
-        return self.get(MAIN)
+        async with self._opening_main:
+            await self.prepare()
+            if MAIN not in self._sessions:
+                return await self.open(MAIN)
+            return self.get(MAIN)
+
+    @property
+    def cwd(self) -> str:
+        """Where the main session's shell is."""
+        main = self._sessions.get(MAIN)
+        return main.shell.cwd if main else self.sandbox.settings.working_dir
 
     async def close(self, name: str) -> None:
         """End the session and everything in it; raises `NotFoundError`."""
         session = self.get(name)
         del self._sessions[name]
         await session.close()
+
+    @contextlib.asynccontextmanager
+    async def apart(self, cwd: str | None) -> AsyncIterator[Session]:
+        """A session that is in no list, for one action."""
+        await self.prepare()
+        plan = Plan("", self._cwd(cwd), {}, self.sandbox.identity, None)
+        session = self._session(plan, COLUMNS, ROWS)
+        self._apart.add(session)
+        try:
+            yield session
+        finally:
+            self._apart.discard(session)
+            await session.close()
+
+    async def end(self) -> None:
+        """End all sessions and remove every trace of them: this server stops in order."""
+        for session in (*self._sessions.values(), *self._apart):
+            session.hang_up()
+        for tmux in self._tmux.values():
+            await tmux.close()
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(self.folder)
+            os.close(self.lock)
+
+    def _cwd(self, cwd: str | None) -> str:
+        return str(Path(self.sandbox.settings.working_dir, cwd or ""))
+
+    def _session(self, plan: Plan, columns: int, rows: int) -> Session:
+        assert self.folder is not None
+        base = self.folder / "s" / os.urandom(3).hex()
+        return Session.create(base, plan, self._parts(plan), (columns, rows))
+
+    def _parts(self, plan: Plan) -> Parts:
+        settings, environment = self.sandbox.settings, self.sandbox.environment
+        shells = find_shells(environment, plan.shell or settings.shell)
+        return Parts(self._tmux_of(plan.identity), environment, shells, settings.silence)
+
+    def _tmux_of(self, identity: Identity) -> Tmux:
+        assert self.folder is not None
+        if identity.uid not in self._tmux:
+            place = runtime.place_for(self.folder, identity)
+            self._tmux[identity.uid] = Tmux(self._binary, place, identity)
+        return self._tmux[identity.uid]
+
+    async def _adopt(self, path: Path) -> None:
+        """Take up the session that the record at ``path`` speaks of, if its keeper lives."""
+        record = Record(path)
+        try:
+            connection, hello = await call(path.with_suffix(".sock"))
+        except (OSError, TimeoutError):
+            record.remove()
+            return
+        facts = record.load()
+        try:
+            if not facts or not facts["name"]:
+                raise ValueError("nobody will ask for it")
+            plan = Plan.known(facts)
+            session = await Session.adopt(plan, self._parts(plan), facts, record, connection, hello)
+        except (KeyError, TypeError, ValueError, OSError, GraftboxError) as error:
+            log.warning("A shell of the server before is given up: %s", error)
+            with contextlib.suppress(OSError):
+                connection.send(b"x\0\0\0\0")
+            connection.close()
+            record.remove()
+        else:
+            self._sessions[session.name] = session

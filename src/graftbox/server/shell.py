@@ -9,119 +9,72 @@ can come between.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import re
-import time
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from graftbox.errors import UnsupportedError
-from graftbox.server.control import TmuxError
-from graftbox.server.environment import Environment
-from graftbox.server.output import Marks, Output
+from graftbox.server import processes, ring
+from graftbox.server.command import Command, Death, Report
+from graftbox.server.log import Log
+from graftbox.server.pane import Hello, Pane, Program, connected
 from graftbox.server.quoting import ansi_c
-from graftbox.server.tmux import Listener, Pane, Program, Tmux
+from graftbox.server.tmux import Tmux, TmuxError
 
 READY_SECONDS = 15.0
 _FIELDS = 5
-_RUNNING = re.compile(rb"^\[\d+\][+-]?\s+Running\s")
+_SILENT = "The shell no longer reported how its commands end, and was killed"
 
 log = logging.getLogger("graftbox.shell")
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the shell says after a command; ``background`` is the pid of its last background job, or -1."""
+@dataclass(frozen=True)
+class Terms:
+    """How the shells of a session are started: candidates in turn, ``NAME=value`` entries, socket's place."""
 
-    status: int
-    background: int
-    cwd: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """The end of a shell: ``status`` as in `Listener`."""
-
-    status: int | None
-
-    def __str__(self) -> str:
-        if self.status is None:
-            return "The terminal of the shell was killed"
-        if self.status < 0:
-            return f"The shell was killed by signal {-self.status}"
-        return f"The shell exited with exit code {self.status}"
-
-    @property
-    def exit_code(self) -> int:
-        return -1 if self.status is None else self.status if self.status >= 0 else 128 - self.status
-
-
-class Running:
-    """A command in the shell, from the moment it was sent; ``done`` resolves to how it ended."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.output = Output()
-        self.last_output = time.monotonic()
-        self.phase = ""
-        self.notices = bytearray()
-        self.reports: dict[str, Report] = {}
-        self.done: asyncio.Future[Report | Death] = asyncio.get_running_loop().create_future()
-
-    def text(self, data: bytes) -> None:
-        if self.phase == "B":
-            self.output.append(data)
-            self.last_output = time.monotonic()
-        elif self.phase == "J":
-            self.notices += data
-
-    def mark(self, phase: str) -> None:
-        self.phase = phase
-        self.settle()
-
-    def report(self, phase: str, report: Report) -> None:
-        self.reports[phase] = report
-        self.settle()
-
-    def settle(self) -> None:
-        """Done when a mark and a report are there, on their two channels; the first line's report counts."""
-        report = self.reports.get("E") or self.reports.get(self.phase)
-        if report and self.phase in ("E", "Z") and not self.done.done():
-            # A job that was started just now is no news: the shell has printed its number.
-            for line in bytes(self.notices).splitlines(keepends=True):
-                if not _RUNNING.match(line):
-                    self.output.append(line)
-            self.done.set_result(report)
-
-    def died(self, death: Death) -> None:
-        if not self.done.done():
-            self.done.set_result(death)
+    name: str
+    shells: tuple[str, ...]
+    environment: tuple[bytes, ...]
+    socket: Path
 
 
 class Shell:
-    """A bash in a tmux pane that is started, and started again, whenever a command needs it."""
+    """A bash in a tmux session that is started, and started again, whenever a command needs it."""
 
-    def __init__(self, tmux: Tmux, environment: Environment, shells: tuple[str, ...], cwd: str) -> None:
+    def __init__(self, tmux: Tmux, terms: Terms, output: Log, cwd: str, columns: int, rows: int) -> None:
         self.tmux = tmux
-        self.environment = environment
-        self.shells = shells
+        self.terms = terms
+        self.log = output
         self.cwd = cwd
+        self.columns, self.rows = columns, rows
         self.pane: Pane | None = None
-        self.running: Running | None = None
+        self.running: Command | None = None
         self.death: Death | None = None
+        self.nonce = ""
+        self.place = ""
         self.last_status = 0
         self.number = 0
+        self.on_change: Callable[[], None] = lambda: None
         self.starting = asyncio.Lock()
+        self.held = False
+        output.on_progress = self._acknowledge_late
+
+    @property
+    def ready(self) -> bool:
+        return self.pane is not None and not self.pane.dead and bool(self.place)
 
     async def start(self) -> None:
         """Have a shell that is ready; raises `UnsupportedError` when none of the candidates comes up."""
         async with self.starting:
-            if self.pane is not None and not self.pane.dead:
+            if self.ready:
                 return
             reasons = []
-            for path in self.shells:
+            for path in self.terms.shells:
                 for options in ((), ("--norc",)):
                     try:
                         await self._launch(path, options)
@@ -135,120 +88,223 @@ class Shell:
             )
 
     async def _launch(self, path: str, options: tuple[str, ...]) -> None:
-        self._nonce = os.urandom(8).hex()
-        self._marks = Marks(self._nonce)
-        self._reported = b""
+        await self._end_pane()
+        self.nonce = os.urandom(8).hex()
         self.last_status = 0
         self.number += 1
-        running = Running(self.number)
-        self.running = running
+        command = Command("", self.number, self.log)
+        self.running = command
         argv = (path, "--noediting", *options, "-i")
-        program = Program(argv, self.cwd, self.environment.for_a_terminal())
-        old = self.pane
-        self.pane = None
-        listener = Listener(self._output, self._report, self._died)
+        program = Program(argv, self.cwd, self.terms.environment, self.columns, self.rows)
+        # A dot or colon means something else to tmux.
+        place = f"{self.terms.name.replace('.', '_')}-{self.nonce[:6]}"
+        file = self.log.descriptor, self.log.end
         try:
-            pane = await self.tmux.open(program, listener)
-            pane.write(
-                b"\\builtin set +o history +H; PS1= PS2=; " + self._report_line(b"Z") + b"\n",
+            pane = await self.tmux.open(place, program, self.nonce, self.terms.socket, file, self)
+            pane.command(
+                command.number,
+                b"\\builtin set +o history +H; PS1= PS2=; " + self._report_line(b"Z", command.number) + b"\n",
             )
             async with asyncio.timeout(READY_SECONDS):
-                ended = await running.done
-        except TimeoutError:
-            await self.tmux.close_pane(pane)
+                ended = await command.done
+            if isinstance(ended, Death):
+                raise TmuxError(str(ended))
+        except BaseException:
+            await self._end_pane()
             raise
         finally:
             self.running = None
-            if old is not None:
-                await self.tmux.close_pane(old)
-        if isinstance(ended, Death):
-            await self.tmux.close_pane(pane)
-            raise TmuxError(str(ended))
-        self.pane = pane
+        self.place = place
         self.cwd = ended.cwd
+        self.on_change()
 
-    async def run(self, command: str) -> Running:
-        """Start ``command`` (which must not contain NUL); only when nothing else is running."""
+    async def adopt(self, connection: socket.socket, hello: Hello, command: Command | None) -> None:
+        """Take up the shell that a former server has left, and ``command`` if it runs in it."""
+        self.number = hello.number
+        if command is not None and command.number == hello.number:
+            command.on_end = self._ended
+            self.running = command
+        await connected(connection, hello, self)
+
+    async def run(self, text: str, cwd: str | None = None, env: Mapping[str, str] | None = None) -> Command:
+        """Start the command ``text`` (which must not contain NUL); only when nothing else is running."""
         await self.start()
         assert self.pane is not None
         self.number += 1
-        self.running = Running(self.number)
-        self.pane.write(self._lines(command))
-        return self.running
+        command = self.running = Command(text, self.number, self.log)
+        command.on_end = self._ended
+        self.on_change()
+        self.pane.command(command.number, self._lines(command, _apart(text, cwd, env or {})))
+        return command
+
+    def _ended(self) -> None:
+        self.running = None
+        self.on_change()
 
     async def type(self, text: str) -> None:
         """Type a line for the running command; one that has no terminal any more has also ended."""
+        await self.write(text.replace("\n", "\r").encode("utf-8", "surrogatepass") + b"\r")
+
+    async def write(self, data: bytes) -> None:
+        """Bytes as a keyboard sends them."""
         if self.pane is not None:
-            with contextlib.suppress(TmuxError):
-                await self.tmux.type(self.pane, text, enter=True)
+            self.pane.type(data)
 
     async def press(self, key: str) -> None:
-        """Press a key for the running command."""
-        if self.pane is not None:
-            with contextlib.suppress(TmuxError):
-                await self.tmux.press(self.pane, key)
+        """Press a key by tmux's name for it."""
+        if self.pane is None:
+            return
+        if len(key) == 3 and key.startswith("C-") and "@" <= key[2].upper() <= "_":
+            self.pane.type(bytes([ord(key[2].upper()) & 0x1F]))
+        else:
+            with suppress(TmuxError):
+                await self.tmux.press(self.place, key)
+
+    async def resize(self, columns: int, rows: int) -> None:
+        self.columns, self.rows = columns, rows
+        if self.pane is not None and self.ready:
+            self.pane.resize(columns, rows)
+            with suppress(TmuxError):
+                await self.tmux.resize(self.place, columns, rows)
+
+    async def signal(self, number: int) -> list[int]:
+        """Signal the terminal's foreground process group; its pids, none when there is no such group."""
+        group = await self.pane.foreground() if self.pane is not None else 0
+        if not group:
+            return []
+        pids = await asyncio.to_thread(processes.of_group, group)
+        with suppress(ProcessLookupError):
+            os.killpg(group, number)
+        return pids
 
     async def close(self) -> None:
+        """End the shell and everything in its terminal's session."""
         if self.pane is not None:
-            await self.tmux.close_pane(self.pane)
-            self.pane = None
+            if not self.pane.gone.done():
+                await asyncio.to_thread(processes.kill_session, self.pane.hello.shell)
+            self._fail(Death(None, "The session was closed"))
+            await self._end_pane()
 
-    def _lines(self, command: str) -> bytes:
-        body = b"\\builtin eval -- " + ansi_c(command) + b" 0<&100 100<&- 101<&-"
+    def leave(self) -> None:
+        """Let the shell live without this server."""
+        if self.pane is not None:
+            self.pane.leave()
+
+    async def _end_pane(self) -> None:
+        """Have no keeper that could still write into the log."""
+        self.place = ""
+        pane, self.pane = self.pane, None
+        if pane is None or pane.gone.done():
+            return
+        pane.close()
+        try:
+            async with asyncio.timeout(2):
+                await pane.gone
+        except TimeoutError:
+            with suppress(OSError):
+                os.kill(pane.hello.keeper, signal.SIGKILL)
+
+    # -- what the shell is told
+
+    def _lines(self, command: Command, text: str) -> bytes:
+        number = command.number
+        body = b"\\builtin eval -- " + ansi_c(text) + b" 0<&100 100<&- 101<&-"
         if self.last_status:
             # The command must find $? as its predecessor left it; a condition does not trip `set -e`.
             body = b"if (\\builtin exit %d); then \\builtin :; else %s; fi" % (self.last_status, body)
-        begin = b"{ \\builtin printf '%s' >&100; } 2>&-" % self._mark(b"B")
-        first = b"%s; %s; %s" % (begin, body, self._report_line(b"E"))
+        begin = b"{ \\builtin printf '%s' >&100; } 2>&-" % self._mark(b"B", number)
+        first = b"%s; %s; %s" % (begin, body, self._report_line(b"E", number))
         # A shell that can't report any more (`enable -n printf`) ends, so that a new one can take its place.
-        second = b"%s || \\exit 98; PS1= PS2=" % self._report_line(b"Z")
+        second = b"%s || \\exit 98; PS1= PS2=" % self._report_line(b"Z", number)
         return b"\\unset -f builtin; %s\n%s\n" % (first, second)
 
-    def _mark(self, phase: bytes) -> bytes:
-        return b"\\033]7777;%s;%s%d\\007" % (self._nonce.encode(), phase, self.number)
+    def _mark(self, phase: bytes, number: int) -> bytes:
+        return b"\\033]7777;%s;%s%d\\007" % (self.nonce.encode(), phase, number)
 
-    def _report_line(self, phase: bytes) -> bytes:
+    def _report_line(self, phase: bytes, number: int) -> bytes:
         # With 1 and 2 closed neither `set -x` nor a DEBUG trap can add to the output. What bash would say
         # about jobs before its next prompt belongs to this command's output.
-        fields = b'%s%d "$?" "${!-}" "${PWD-}" "${PATH-}"' % (phase, self.number)
+        fields = b'%s%d "$?" "${!-}" "${PWD-}" "${PATH-}"' % (phase, number)
         report = b"\\builtin printf '%%s\\0' %s >&101" % fields
-        mark = b"\\builtin printf '%s' >&100" % self._mark(phase)
-        news = b"\\builtin printf '%s' >&100; \\builtin jobs -n >&100" % self._mark(b"J")
+        news = b"\\builtin printf '%s' >&100; \\builtin jobs -n >&100" % self._mark(b"J", number)
+        mark = b"\\builtin printf '%s' >&100" % self._mark(phase, number)
         return b"{ %s; \\unset -f builtin; %s; %s; } >&- 2>&-" % (report, news, mark)
 
-    def _output(self, data: bytes) -> None:
-        for is_mark, piece in self._marks.feed(data):
-            running = self.running
-            if running is None:
-                continue
-            if not is_mark:
-                running.text(piece)
-            elif piece[1:] == str(running.number).encode():
-                running.mark(piece[:1].decode())
-        if self.running and self.running.done.done():
-            self.running = None
+    # -- what the keeper says (pane.Listener)
 
-    def _report(self, data: bytes) -> None:
-        *fields, self._reported = (self._reported + data).split(b"\0")
-        while len(fields) >= _FIELDS:
-            name, status, background, cwd, path = fields[:_FIELDS]
-            del fields[:_FIELDS]
-            running = self.running
-            if running is None or name[1:] != str(running.number).encode():
-                continue
-            where = os.fsdecode(cwd)
-            pid = int(background) if background.isdigit() else -1
-            if not running.reports:
-                self.last_status = int(status)
-                self.cwd = where if where.startswith("/") else self.cwd
-            running.report(name[:1].decode(), Report(int(status), pid, where, os.fsdecode(path)))
-        self._reported = b"\0".join([*fields, self._reported])
-        if self.running and self.running.done.done():
-            self.running = None
+    def attached(self, pane: Pane) -> None:
+        self.pane = pane
 
-    def _died(self, status: int | None) -> None:
-        self.death = Death(status)
-        running, self.running = self.running, None
-        if running is not None:
-            running.died(self.death)
-            self.death = None
+    def marked(self, phase: str, number: int, offset: int) -> None:
+        self.log.advance(offset)
+        if (command := self.running) and command.number == number:
+            command.marked(phase, offset)
+
+    def advanced(self, end: int) -> None:
+        self.log.advance(end)
+        if self.running:
+            self.running.advanced()
+        self.held = True
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Let the terminal go on, unless a reader of the log is far behind."""
+        if self.pane is None or not self.held:
+            return
+        if self.log.lag > self.log.capacity // 2:
+            # A reader that does not read on is waited for no longer.
+            asyncio.get_running_loop().call_later(1.0, self._acknowledge)
+            return
+        self.held = False
+        self.pane.acknowledge(self.log.end)
+
+    def _acknowledge_late(self) -> None:
+        if self.held:
+            self._acknowledge()
+
+    def reported(self, fields: Sequence[bytes]) -> None:
+        command = self.running
+        if len(fields) != _FIELDS or command is None or fields[0][1:] != str(command.number).encode():
+            return
+        name, status, background, cwd, path = fields
+        where = os.fsdecode(cwd)
+        pid = int(background) if background.isdigit() else -1
+        if not command.reported_by:
+            self.last_status = int(status)
+            self.cwd = where if where.startswith("/") else self.cwd
+        command.reported(name[:1].decode(), Report(int(status), pid, where, os.fsdecode(path)))
+
+    def silent(self) -> None:
+        if self.pane is not None:
+            with suppress(OSError):
+                os.kill(self.pane.hello.shell, signal.SIGKILL)
+            self.pane.close()
+        self._fail(Death(None, _SILENT))
+
+    def died(self, status: int | None) -> None:
+        if status is None:
+            self.log.advance(ring.header(self.log.descriptor)[2])
+        elif self.pane is not None:
+            self.pane.close()
+        self._fail(Death(status))
+
+    def _fail(self, death: Death) -> None:
+        running = self.running
+        if running is None:
+            self.death = death
+            self.on_change()
+        else:
+            running.died(death)
+
+
+def _apart(text: str, cwd: str | None, env: Mapping[str, str]) -> str:
+    """``text`` with a folder and variables of its own: in a subshell, so that nothing of them stays."""
+    if cwd is None and not env:
+        return text
+    steps = [f"\\builtin cd -- {_word(cwd)}"] if cwd is not None else []
+    steps += [f"\\builtin export {name}={_word(value)}" for name, value in env.items()]
+    return f"({' && '.join(steps)} && \\builtin eval -- {_word(text)})"
+
+
+def _word(text: str) -> str:
+    return ansi_c(text).decode("utf-8", "surrogatepass")

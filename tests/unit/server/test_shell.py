@@ -343,17 +343,17 @@ def test_a_shell_without_its_builtins_does_not_stay_broken(start: Any, command: 
     assert server.output("echo fine") == "fine"
 
 
-def test_tmux_and_the_shells_end_with_a_killed_server(start: Any) -> None:
+def test_tmux_and_the_shells_end_with_the_server(start: Any) -> None:
     server = start()
-    shell, launcher = server.output("echo $$ $PPID").split()
+    shell, keeper = server.output("echo $$ $PPID").split()
     tmux = server.output("ps -o ppid= $PPID").strip()
     job = str(metadata(server.run("sleep 300 &"))["pid"])
     server.run("sleep 301", timeout=0.3)
     foreground = [str(pid) for pid in descendants(int(shell))]
     assert len(foreground) == 2
-    server.process.kill()
-    server.process.wait()
-    left = [shell, launcher, tmux, job, *foreground]
+    server.process.terminate()
+    assert server.process.wait(10) == 0
+    left = [shell, keeper, tmux, job, *foreground]
     deadline = time.monotonic() + 2
     while any(alive(int(pid)) for pid in left) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graftbox.server.output import Marks, Output
+from graftbox.server.marks import Marks
 from graftbox.server.terminal import render
 
 
@@ -36,7 +36,7 @@ def test_control_sequences_leave_the_text_that_a_reader_would_see(data: bytes, t
 def test_a_mark_is_found_however_the_stream_is_cut() -> None:
     stream = b"before\x1b]7777;abc;B1\x07text\x1b[0m\x1b]77 more\x1b]7777;abc;E1\x07after\x1b"
     for cut in range(len(stream)):
-        marks = Marks("abc")
+        marks = Marks(b"abc")
         pieces = marks.feed(stream[:cut]) + marks.feed(stream[cut:])
         assert [piece for is_mark, piece in pieces if is_mark] == [b"B1", b"E1"]
         text = b"".join(b"|" if is_mark else piece for is_mark, piece in pieces)
@@ -44,17 +44,4 @@ def test_a_mark_is_found_however_the_stream_is_cut() -> None:
 
 
 def test_a_mark_of_another_shell_is_text() -> None:
-    assert Marks("abc").feed(b"\x1b]7777;xyz;B1\x07.") == [(False, b"\x1b]7777;xyz;B1\x07.")]
-
-
-def test_output_beyond_the_limits_keeps_its_beginning_and_its_end() -> None:
-    output = Output(head=10, tail=10)
-    for number in range(1000):
-        output.append(b"%03d" % number)
-    head, tail, dropped = output.take()
-    everything = b"".join(b"%03d" % number for number in range(1000))
-    assert head == everything[:10]
-    assert everything.endswith(tail)
-    assert 10 <= len(tail) <= 20
-    assert len(head) + dropped + len(tail) == 3000
-    assert output.take() == (b"", b"", 0)
+    assert Marks(b"abc").feed(b"\x1b]7777;xyz;B1\x07.") == [(False, b"\x1b]7777;xyz;B1\x07.")]
