@@ -1,6 +1,6 @@
 """Measures everything in one run and prints Markdown tables; ``--readme`` also writes them into README.md.
 
-python -m benchmarks [--readme] [build] [imports] [graft] [server]
+python -m benchmarks [--readme] [build] [imports] [mcp] [graft] [server]
 """
 
 from __future__ import annotations
@@ -16,24 +16,19 @@ from pathlib import Path
 from demo import debian_base
 from tests.integration.conftest import running_docker, running_registry
 
-from benchmarks import build, graft, imports, server
+from benchmarks import build, graft, imports, mcp, server
 from benchmarks.measure import Figure, table
 from graftbox.bundle import build as bundle_build
 from graftbox.bundle import tree
 from graftbox.store import Store
 
 README = Path(__file__).parent.parent / "README.md"
-SECTIONS = ["build", "imports", "graft", "server"]
+SECTIONS = ["build", "imports", "mcp", "graft", "server"]
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def main(arguments: list[str]) -> None:
-    names = [name for name in arguments if not name.startswith("-")] or [
-        "build",
-        "imports",
-        "graft",
-        "server",
-    ]
+    names = [name for name in arguments if not name.startswith("-")] or SECTIONS
     tables = []
     for title, figures in _measured(names):
         tables.append(table(title, figures))
@@ -58,6 +53,8 @@ def _measured(names: list[str]) -> Iterator[tuple[str, list[Figure]]]:
         unpacked = tree.unpacked(manifest, Store())
         if "imports" in names:
             yield "Starting the server", imports.figures(unpacked)
+        if "mcp" in names:
+            yield "The sandbox as an MCP server", mcp.figures(unpacked)
         if not {"graft", "server"} & set(names):
             return
         debian_base.make(folder, ARCHITECTURES[platform.machine()])
