@@ -11,13 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from graftbox.errors import GraftboxError
+from graftbox.errors import GraftboxError, UsageError
 
 _COPIED = 1024 * 1024
 _REFUSED = (errno.EPERM, errno.EACCES, errno.EBUSY, errno.EXDEV, errno.EROFS)
 
 
-class SpecialFileError(GraftboxError):
+class SpecialFileError(UsageError):
     """A pipe, socket or device, whose reading or writing might never end."""
 
     def __init__(self, path: Path) -> None:
@@ -92,6 +92,11 @@ class Draft:
                 self.beside.unlink()
             self.beside = None
         self._close_existing()
+
+    def __del__(self) -> None:
+        # Whoever made it may have been cancelled before it got it.
+        if hasattr(self, "file"):
+            self.discard()
 
     def _open_existing(self) -> int | None:
         """The file that is there, opened as proof that it may be written."""

@@ -53,8 +53,11 @@ ERRORS: Mapping[int, str] = {
     400: "The request makes no sense.",
     403: "The key is missing or wrong.",
     404: "There is no such thing.",
+    410: "It is no longer kept.",
     409: "The state it is in does not allow it.",
+    412: "It is not what the request's condition says.",
     413: "The body is larger than the limit.",
+    416: "The range is beyond the end.",
     422: "A value is missing, unknown or out of range.",
     429: "A limit on how many there may be is reached.",
     500: "The server failed.",
@@ -73,6 +76,8 @@ class Media:
 
 
 Body = Schema | Media | None
+Answer = Body | tuple[Schema | Media, ...]
+"""A tuple: one of these, as the query asks."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Operation:
     path: Mapping[str, Schema] = field(default_factory=dict)
     body: Body = None
     body_required: bool = True
-    answers: Mapping[int, Body] = field(default_factory=lambda: {200: {}})
+    answers: Mapping[int, Answer] = field(default_factory=lambda: {200: {}})
     errors: tuple[int, ...] = ()
     hidden: bool = False
 
@@ -191,7 +196,7 @@ def _parameters(operation: Operation, path: str) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def _answer(body: Body, schemas: dict[str, Schema]) -> dict[str, Any]:
+def _answer(body: Answer, schemas: dict[str, Schema]) -> dict[str, Any]:
     entry: dict[str, Any] = {"description": "Done."}
     if body is not None:
         entry["content"] = _content(body, schemas)
@@ -203,7 +208,9 @@ def _error(status: int) -> dict[str, Any]:
     return {"description": ERRORS[status], "content": content}
 
 
-def _content(body: Schema | Media, schemas: dict[str, Schema]) -> dict[str, Any]:
+def _content(body: Schema | Media | tuple[Schema | Media, ...], schemas: dict[str, Schema]) -> dict[str, Any]:
+    if isinstance(body, tuple):
+        return {name: each for part in body for name, each in _content(part, schemas).items()}
     if isinstance(body, Media):
         return {body.content_type: {"schema": body.schema}}
     return {"application/json": {"schema": _named(body, schemas)}}

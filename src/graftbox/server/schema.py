@@ -56,6 +56,9 @@ def check(value: Any, schema: Schema, where: str) -> Any:
         value = [check(each, schema["items"], f"{where}[{index}]") for index, each in enumerate(value)]
     if isinstance(value, dict):
         value = _object(value, schema, where)
+    if "not" in schema and _fits(value, schema["not"]):
+        together = " and ".join(schema["not"].get("required", ()))
+        raise MismatchError(f"{where} can't have {together} together.")
     if "oneOf" in schema:
         _one_of(value, schema["oneOf"], where)
     return value
@@ -63,7 +66,9 @@ def check(value: Any, schema: Schema, where: str) -> Any:
 
 def _faults(value: Any, schema: Schema) -> Iterator[str]:
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        lone = not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value)
+        # File names may hold bytes that are no text; whoever says so takes them as Python does.
+        if lone and not schema.get("x-bytes"):
             yield "contains half of a surrogate pair, which is no text"
         if len(value) < schema.get("minLength", 0):
             yield f"must have at least {schema['minLength']} characters"
@@ -110,16 +115,19 @@ def _object(value: dict[str, Any], schema: Schema, where: str) -> dict[str, Any]
 
 
 def _one_of(value: Any, schemas: list[Schema], where: str) -> None:
-    matching = 0
-    for each in schemas:
-        try:
-            check(value, each, where)
-            matching += 1
-        except MismatchError:
-            continue
-    if matching != 1:
-        wanted = " or ".join(" with ".join(each.get("required", ("this",))) for each in schemas)
-        raise MismatchError(f"{where} needs exactly one of: {wanted}.")
+    if sum(_fits(value, each) for each in schemas) != 1:
+        wanted = (
+            " with ".join(each["required"]) if "required" in each else each["title"] for each in schemas
+        )
+        raise MismatchError(f"{where} needs exactly one of: {' or '.join(wanted)}.")
+
+
+def _fits(value: Any, schema: Schema) -> bool:
+    try:
+        check(value, schema, "")
+    except MismatchError:
+        return False
+    return True
 
 
 def from_text(text: str, schema: Schema, where: str) -> Any:

@@ -1,0 +1,246 @@
+"""Archives unpacked into a folder: all of one, or nothing. Blocking.
+
+Members are written to a new folder inside the target, and moved to their places once the whole archive was
+read and found harmless. What leaves the target by its name or through a link, and what is no file, folder or
+link, refuses the archive. Owners come from who unpacks, modes lose their set-user-ID bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, BinaryIO
+
+from graftbox.server.entries import text_of
+from graftbox.server.request import HTTPError
+
+MAX_MEMBERS = 1_000_000
+MAX_RATIO = 200
+"""How many times larger than the archive its content may be, beyond `FREE`."""
+FREE = 256 * 1024 * 1024
+"""Bytes that an archive of any size may unpack to."""
+DEEPEST = 200
+_PIECE = 256 * 1024
+_LONGEST_LINK = 4096
+
+
+def refused(name: str, reason: str) -> HTTPError:
+    return HTTPError(400, f"The archive was refused, nothing of it is there: {text_of(name)!r} {reason}.")
+
+
+@dataclass
+class Staging:
+    """The folder ``root`` that an archive is unpacked to; ``packed`` says how many bytes of it were read."""
+
+    root: Path
+    packed: Callable[[], int]
+    count: int = 0
+    size: int = 0
+    links: set[PurePosixPath] = field(default_factory=set)
+    folders: list[tuple[Path, int | None, float | None]] = field(default_factory=list)
+
+    def place(self, name: str) -> Path:
+        """Where the member goes; its parents exist afterwards."""
+        self.count += 1
+        if self.count > MAX_MEMBERS:
+            raise HTTPError(413, f"The archive has more than {MAX_MEMBERS} members. Send it in parts.")
+        path = PurePosixPath(name.rstrip("/"))
+        if path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise refused(name, "leads out of the folder")
+        if len(path.parts) > DEEPEST:
+            raise refused(name[:100], f"is nested more than {DEEPEST} folders deep")
+        if self.links.intersection(path.parents) or (path in self.links):
+            raise refused(name, "lies behind or replaces a link of the same archive")
+        place = self.root / path
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise refused(name, "lies below a file of the same archive") from error
+        if place != self.root and place.is_dir() and not name.endswith("/"):
+            raise refused(name, "replaces a folder of the same archive")
+        return place
+
+    def folder(self, name: str, mode: int | None, modified: float | None) -> None:
+        place = self.place(name.rstrip("/") + "/")
+        if place.exists() and not place.is_dir():
+            raise refused(name, "replaces a file of the same archive")
+        place.mkdir(exist_ok=True)
+        if place != self.root:
+            self.folders.append((place, mode, modified))
+
+    def file(self, name: str, content: IO[bytes], mode: int | None, modified: float | None) -> None:
+        place = self.place(name)
+        place.unlink(missing_ok=True)
+        with place.open("xb") as file:
+            while piece := content.read(_PIECE):
+                self.size += len(piece)
+                if self.size > FREE + MAX_RATIO * self.packed():
+                    raise HTTPError(413, f"The archive was refused: it is {MAX_RATIO} times larger unpacked.")
+                file.write(piece)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode & 0o777)
+        if modified is not None:
+            os.utime(place, (modified, modified))
+
+    def link(self, name: str, target: str) -> None:
+        """A symbolic link; only to something in the folder."""
+        place = self.place(name)
+        if not target or "\0" in target or len(target) > _LONGEST_LINK:
+            raise refused(name, "is a link to nowhere")
+        reached = os.path.normpath(PurePosixPath(name).parent / target)
+        if target.startswith("/") or reached.split("/")[0] == "..":
+            raise refused(name, f"is a link out of the folder, to {text_of(target)!r}")
+        place.unlink(missing_ok=True)
+        place.symlink_to(target)
+        self.links.add(PurePosixPath(name))
+
+    def hard_link(self, name: str, target: str) -> None:
+        """Another name of a member that came before."""
+        place, path = self.place(name), PurePosixPath(target)
+        known = self.root / path
+        outside = path.is_absolute() or ".." in path.parts or self.links.intersection(path.parents)
+        if outside or not known.is_file() or known.is_symlink():
+            raise refused(name, f"is a link to {text_of(target)!r}, which is no file of the same archive")
+        if place != known:
+            place.unlink(missing_ok=True)
+            place.hardlink_to(known)
+
+    def finish(self) -> None:
+        """Modes and times of folders, once nothing more is written into them."""
+        for path, mode, modified in reversed(self.folders):
+            if modified is not None:
+                os.utime(path, (modified, modified))
+            if mode is not None:
+                # Its owner must be able to move it to its place and to remove it again.
+                path.chmod(mode & 0o777 | stat.S_IRWXU)
+
+
+@contextlib.contextmanager
+def staged(target: Path, packed: Callable[[], int]) -> Iterator[Staging]:
+    """A `Staging` whose content is in ``target`` afterwards, unless something is raised within."""
+    made = _make(target)
+    try:
+        root = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=target))
+        try:
+            staging = Staging(root, packed)
+            yield staging
+            staging.finish()
+            _check(root, target)
+            _move(root, target)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _make(target: Path) -> list[Path]:
+    """Makes the folder; what had to be made, deepest first."""
+    made = [each for each in (target, *target.parents) if not each.exists()]
+    target.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _check(source: Path, target: Path) -> None:
+    """That everything can be moved: raises a 409 where a file and a folder are in each other's way."""
+    for path in source.iterdir():
+        place = target / path.name
+        if not os.path.lexists(place):
+            continue
+        one, other = path.lstat().st_mode, place.lstat().st_mode
+        if stat.S_ISDIR(one) != stat.S_ISDIR(other):
+            kinds = "a folder" if stat.S_ISDIR(one) else "no folder", "one" if stat.S_ISDIR(other) else "none"
+            reason = f"is {kinds[0]} in the archive, but {kinds[1]} is there; remove it first"
+            raise HTTPError(409, f"Nothing was unpacked: {text_of(place)} {reason}.")
+        if stat.S_ISDIR(one):
+            _check(path, place)
+
+
+def _move(source: Path, target: Path) -> None:
+    for path in list(source.iterdir()):
+        place = target / path.name
+        if stat.S_ISDIR(path.lstat().st_mode) and os.path.lexists(place):
+            _move(path, place)
+        else:
+            path.rename(place)
+
+
+def unpack_tar(stream: IO[bytes], target: Path, packed: Callable[[], int], compressed: bool) -> int:
+    """Unpack what ``stream`` gives, which need not seek; the number of members. `HTTPError`, `OSError`."""
+    import tarfile
+    import zlib
+
+    with staged(target, packed) as staging:
+        try:
+            with tarfile.open(
+                fileobj=stream, mode="r|gz" if compressed else "r|", bufsize=_PIECE, errors="surrogateescape"
+            ) as archive:
+                for member in archive:
+                    _take(archive, member, staging)
+            # What follows the end is read too, so that the client gets to send all of it.
+            while stream.read(_PIECE):
+                pass
+        except (tarfile.TarError, zlib.error, EOFError) as error:
+            raise HTTPError(
+                400, f"The body is no whole tar archive: {error}. Nothing was unpacked."
+            ) from error
+    return staging.count
+
+
+def _take(archive: Any, member: Any, staging: Staging) -> None:
+    name = member.name.removeprefix("./") or "."
+    if member.isdir():
+        staging.folder(name, member.mode, member.mtime)
+    elif member.isreg():
+        staging.file(name, archive.extractfile(member), member.mode, member.mtime)
+    elif member.issym():
+        staging.link(name, member.linkname)
+    elif member.islnk():
+        staging.hard_link(name, member.linkname.removeprefix("./"))
+    else:
+        raise refused(name, "is a device, pipe or socket")
+
+
+def unpack_zip(file: BinaryIO, target: Path) -> int:
+    """Unpack the archive in ``file``, which can seek; the number of members. `HTTPError`, `OSError`."""
+    import time
+    import zipfile
+    import zlib
+
+    size = file.seek(0, os.SEEK_END)
+    with staged(target, lambda: size) as staging:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                for info in archive.infolist():
+                    mode = info.external_attr >> 16 if info.create_system == 3 else 0
+                    bits = stat.S_IMODE(mode) or None
+                    modified = time.mktime((*info.date_time, 0, 0, -1))
+                    if info.is_dir():
+                        staging.folder(info.filename, bits, modified)
+                    elif stat.S_ISLNK(mode):
+                        with archive.open(info) as content:
+                            staging.link(info.filename, os.fsdecode(content.read(_LONGEST_LINK + 1)))
+                    elif stat.S_IFMT(mode) in (0, stat.S_IFREG):
+                        with archive.open(info) as content:
+                            staging.file(info.filename, content, bits, modified)
+                    else:
+                        raise refused(info.filename, "is a device, pipe or socket")
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+        ) as error:
+            reason = f"The file is no zip archive that can be unpacked: {error}. Nothing was unpacked."
+            raise HTTPError(400, reason) from error
+    return staging.count
