@@ -70,7 +70,7 @@ def joined(port: int, path: str = "/ws", **more: Any) -> ClientConnection:
 
 
 def test_messages_of_any_size_come_back_as_they_were(serve: Serve) -> None:
-    with joined(serve(echo), subprotocols=["one", "two"]) as client:  # type: ignore[list-item]  # plain text
+    with joined(serve(echo), subprotocols=["one", "two"]) as client:
         assert client.subprotocol == "one"
         for message in ("", "é", b"", b"\x00\xff", "x" * 100_000, bytes(2_000_000)):
             client.send(message)
@@ -236,7 +236,8 @@ async def answering(scope: Message, receive: Receive, send: Send) -> None:
 
 def test_a_client_that_expects_100_is_asked_only_when_its_body_is_wanted(serve: Serve) -> None:
     port = serve(answering)
-    head = b"POST %s HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: 2\r\n\r\n"
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
+    head += b"connection: close\r\ncontent-length: 2\r\n\r\n"
     answer = ask(port, head % b"/read", more=b"hi")
     assert answer.startswith(b"HTTP/1.1 100 ")
     assert answer.endswith(b"\r\n\r\nhi")
