@@ -142,13 +142,14 @@ def _shell_result(observation: RunResult, session: str, cwd: str) -> types.CallT
 
 
 async def _conversation(sandbox: Sandbox, name: str) -> Conversation:
+    sessions = sandbox.sessions
     if name == MAIN:
-        return await sandbox.open()
+        return (await sessions.main()).conversation
+    await sessions.prepare()
     try:
-        session = sandbox.sessions.get(name)
+        return sessions.get(name).conversation
     except NotFoundError:
-        session = await sandbox.sessions.open(name)
-    return session.conversation
+        return (await sessions.open(name)).conversation
 
 
 async def python(call: Call) -> types.CallToolResult:
