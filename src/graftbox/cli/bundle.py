@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from graftbox.cli.registries import registry_options
 from graftbox.store import Store
 
 if TYPE_CHECKING:
     from graftbox.bundle.build import Job
     from graftbox.bundle.manifest import BundleManifest, Layer
     from graftbox.bundle.sources import Sources
+    from graftbox.image.transports import Access
 
 F = TypeVar("F", bound=Callable[..., Any])
 MEGA = 1_000_000
@@ -154,6 +156,53 @@ def verify(components: tuple[str, ...], arch: str | None, recipe: str, as_json: 
         )
         click.echo(f"The {made.arch} bundle {made.digest} {verdict} ({facts}).")
     sys.exit(1 if found else 0)
+
+
+@bundle.command()
+@click.argument("target", metavar="REF")
+@click.option(
+    "--arch",
+    "archs",
+    type=click.Choice(["amd64", "arm64"]),
+    multiple=True,
+    help="May be repeated (default: this machine's, and those that are built).",
+)
+@click.option("--component", "components", metavar="NAME", multiple=True, help="As for build.")
+@click.option("--recipe", metavar="NAME|FILE", default="openhands", show_default=True, help="As for build.")
+@click.option("--tag", "tags", multiple=True, help="A further tag for the image; may be repeated.")
+@registry_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def push(
+    target: str,
+    archs: tuple[str, ...],
+    components: tuple[str, ...],
+    recipe: str,
+    tags: tuple[str, ...],
+    access: Access,
+    as_json: bool,
+) -> None:
+    """Store the bundle as an image of its own, with /openhands and nothing else in it.
+
+    REF is docker://NAME (the default), docker-daemon:NAME, oci:DIR[:TAG], oci-archive:FILE[:TAG] or
+    docker-archive:FILE[:NAME]. The image is for COPY --from, Kubernetes image volumes and Docker volumes.
+    """
+    from graftbox.cli.graft import as_image_bundle, facts, in_words
+    from graftbox.cli.status import say
+    from graftbox.image.bundle_image import push_bundle
+    from graftbox.image.platforms import machine_architecture
+    from graftbox.image.reference import parse
+
+    reference, store = parse(target), Store()
+    wanted = archs or (machine_architecture(),)
+    found = {}
+    for arch in dict.fromkeys((*wanted, *(() if archs else ("amd64", "arm64")))):
+        made = _job(components, arch, recipe, store).found()
+        if made is None and arch in wanted:
+            made = _built(components, arch, recipe, store, None)
+        if made is not None:
+            found[arch] = as_image_bundle(made)
+    report = push_bundle(found, reference, store, tags=tags, access=access, progress=say)
+    click.echo(json.dumps(facts(report)) if as_json else in_words(report))
 
 
 @bundle.command()

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="A registry that may be pulled from; may be repeated. With a URL, where it is really asked.",
 )
-@click.option("--component", "components", multiple=True, default=("core",), show_default=True)
+@click.option(
+    "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
+)
 @click.option("--user", help="The runtime images' user instead of the bases'.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."

@@ -7,7 +7,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -118,29 +118,25 @@ def serving(upstream: Upstreams) -> Iterator[Upstreams]:
 @contextlib.contextmanager
 def mirroring(mirror: Mirror) -> Iterator[httpx2.Client]:
     """The mirror on a port of its own, in a thread; yields a client for it."""
-    ports: list[int] = []
-    ready = threading.Event()
-    loop = asyncio.new_event_loop()
-    ended = asyncio.Event()
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
 
     async def serve() -> None:
-        host = Host(mirror)
+        host, ended = Host(mirror), asyncio.Event()
         await host.listen("127.0.0.1", 0, None)
-        ports.append(host.port or 0)
-        ready.set()
+        assert host.port
+        running.set_result((asyncio.get_running_loop(), ended, host.port))
         await ended.wait()
         await host.close()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    ready.wait(10)
+    loop, ended, port = running.result(10)
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{ports[0]}", trust_env=False) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             yield client
     finally:
         loop.call_soon_threadsafe(ended.set)
         thread.join()
-        loop.close()
         mirror.close()
 
 

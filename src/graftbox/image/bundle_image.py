@@ -1,0 +1,75 @@
+"""The bundle as an image of its own: only ``/openhands``, for ``COPY --from`` and for volumes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from graftbox.errors import UnsupportedError
+from graftbox.image.graft import BUNDLE, Options
+from graftbox.image.manifest import OCI_INDEX, Document, serialise
+from graftbox.image.place import Bundles, Plan, Planned, Report, execute, make_plan
+from graftbox.image.platforms import machine_architecture
+from graftbox.image.reference import Reference, Transport
+from graftbox.image.transports import Access, open_target, target_tags
+from graftbox.store import Store
+
+
+def bundle_plan(bundles: Bundles, store: Store) -> Plan:
+    """One image per architecture, the same as a graft of ``scratch``; an index if there are several."""
+    images = tuple(
+        make_plan(None, {arch: bundle}, store, Options("scratch"), arch).images[0]
+        for arch, bundle in sorted(bundles.items())
+    )
+    return Plan(images, _index(images, bundles) if len(images) > 1 else None, ())
+
+
+def _index(images: Sequence[Planned], bundles: Bundles) -> Document:
+    entries = []
+    for planned in images:
+        manifest = planned.image.manifest.descriptor
+        entry = {"mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size}
+        platform = {"os": planned.platform.os, "architecture": planned.platform.arch}
+        entries.append({**entry, "platform": platform})
+    digests = ",".join(bundles[planned.platform.arch].digest for planned in images)
+    body = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    return Document(serialise({**body, "annotations": {BUNDLE: digests}}), OCI_INDEX)
+
+
+def push_bundle(
+    bundles: Bundles,
+    target: Reference,
+    store: Store,
+    *,
+    tags: Sequence[str] = (),
+    access: Access | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Stores the bundle's image as ``target``, which appears only when all of it is there.
+
+    An engine or a Docker archive takes one architecture: the only one, else this machine's.
+    """
+    start = time.perf_counter()
+    if not target.transport.holds_many_platforms and len(bundles) > 1:
+        arch = machine_architecture()
+        if arch not in bundles:
+            raise UnsupportedError(
+                f"{target} takes one architecture; choose it: --arch {next(iter(bundles))}"
+            )
+        bundles = {arch: bundles[arch]}
+    plan = bundle_plan(bundles, store)
+    destination = open_target(target, store, tags, access)
+    try:
+        layers, size = execute(plan, destination, progress)
+        destination.finish()
+    finally:
+        destination.close()
+    return Report(
+        image=str(target),
+        digest=(plan.top.config if target.transport is Transport.DOCKER_DAEMON else plan.top).digest,
+        tags=target_tags(target, tags),
+        layers_sent=layers,
+        bytes_sent=size,
+        seconds=round(time.perf_counter() - start, 6),
+        platforms=tuple(str(planned.platform) for planned in plan.images),
+    )
