@@ -82,8 +82,8 @@ OPENAPI = {
     "read_archive": Operation(
         "A folder, or a file, as an archive",
         "Made while it is sent. Modes, links, times and empty folders are kept, in tar also hard links; "
-        "pipes, sockets and devices are left out. Names are relative to the folder. What the sandbox's user may not "
-        "read is a 403 before anything is sent.",
+        "pipes, sockets and devices are left out. Names are relative to the folder. What the sandbox's user "
+        "may not read is a 403 before anything is sent.",
         query=DOWNLOAD,
         answers={200: _ARCHIVE},
         errors=(400, 404, 409),
