@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 
@@ -12,7 +13,7 @@ from graftbox.server import routes, users, workspace
 from graftbox.server.app import App
 from graftbox.server.child import Child
 from graftbox.server.environment import Environment
-from graftbox.server.http import Application, Host, Message, Receive, Send
+from graftbox.server.http import MAX_CONNECTIONS, Application, Host, Message, Receive, Send
 from graftbox.server.sandbox import Sandbox
 from graftbox.server.settings import Settings
 
@@ -37,7 +38,8 @@ async def serve(settings: Settings, environment: Environment, *, restarted: bool
     sandbox = Sandbox(settings, environment)
     sandbox.identity = users.choose(settings, environment)
     ready = asyncio.Event()
-    server = Host(_once(ready, App(sandbox, settings.key)), routes.takes_websockets)
+    application = _once(ready, App(sandbox, settings.key))
+    server = Host(application, routes.takes_websockets, settings.limits.max_connections)
     await _listen(server, settings)
     preparing = loop.create_task(_prepare(sandbox, ready))
     child = (
@@ -53,6 +55,12 @@ async def serve(settings: Settings, environment: Environment, *, restarted: bool
         await child.stop()
         watching.cancel()
     await sandbox.close()
+
+
+def _connections() -> int:
+    """How many connections may be open: half of the files, the others are for what they ask for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if soft < 0 else min(MAX_CONNECTIONS, max(1, soft // 2))
 
 
 async def _listen(server: Host, settings: Settings) -> None:
@@ -71,6 +79,8 @@ async def _prepare(sandbox: Sandbox, ready: asyncio.Event) -> None:
     settings = sandbox.settings
     try:
         await asyncio.to_thread(workspace.prepare, settings.working_dir, sandbox.identity, settings.group)
+    except RuntimeError as error:  # no thread can be started: the limit on processes
+        log.error("The working folder was not prepared: %s.", error)
     finally:
         ready.set()
     await sandbox.prepare()
