@@ -13,7 +13,7 @@ from graftbox.server import routes, users, workspace
 from graftbox.server.app import App
 from graftbox.server.child import Child
 from graftbox.server.environment import Environment
-from graftbox.server.http import MAX_CONNECTIONS, Application, Host, Message, Receive, Send
+from graftbox.server.http import Application, Host, Message, Receive, Send
 from graftbox.server.sandbox import Sandbox
 from graftbox.server.settings import Settings
 
@@ -39,7 +39,8 @@ async def serve(settings: Settings, environment: Environment, *, restarted: bool
     sandbox.identity = users.choose(settings, environment)
     ready = asyncio.Event()
     application = _once(ready, App(sandbox, settings.key))
-    server = Host(application, routes.takes_websockets, settings.limits.max_connections)
+    connections = min(settings.limits.max_connections, _affordable_connections())
+    server = Host(application, routes.takes_websockets, connections)
     await _listen(server, settings)
     preparing = loop.create_task(_prepare(sandbox, ready))
     child = (
@@ -57,10 +58,10 @@ async def serve(settings: Settings, environment: Environment, *, restarted: bool
     await sandbox.close()
 
 
-def _connections() -> int:
-    """How many connections may be open: half of the files, the others are for what they ask for."""
+def _affordable_connections() -> int:
+    """Half of the files that may be open; the others are for what the clients ask for."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if soft < 0 else min(MAX_CONNECTIONS, max(1, soft // 2))
+    return max(1, soft // 2) if soft != resource.RLIM_INFINITY else sys.maxsize
 
 
 async def _listen(server: Host, settings: Settings) -> None:

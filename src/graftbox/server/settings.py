@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from graftbox.errors import UsageError
 from graftbox.server.environment import Environment
+from graftbox.server.limits import Limits, read_limits
 
 DEFAULT_PORT = 60000
 DEFAULT_SILENCE = 10.0
 USAGE = (
     "action-execution-server [PORT] [--working-dir DIR] [--plugins NAME…] [--username NAME] [--user-id N] "
     "[--enable-browser|--no-enable-browser] [--browsergym-eval-env NAME] [--no-auth] [--shell FILE] "
-    "[-- COMMAND…]"
+    "[--kernel-python FILE] [-- COMMAND…]"
 )
 _PLUGINS = ("jupyter", "agent_skills", "vscode")
-_VALUED = ("--working-dir", "--username", "--user-id", "--shell", "--browsergym-eval-env")
+_VALUED = ("--working-dir", "--username", "--user-id", "--shell", "--kernel-python", "--browsergym-eval-env")
 _FLAGS = ("--enable-browser", "--no-enable-browser", "--no-auth")
 _NO_BROWSER = "this bundle has no browser component"
 _WITHOUT_EFFECT = {
@@ -45,6 +46,7 @@ class Settings:
     working_dir: str = "/"
     key: str | None = None
     shell: str | None = None
+    kernel_python: str | None = None
     silence: float = DEFAULT_SILENCE
     plugins: tuple[str, ...] = ()
     username: str | None = None
@@ -53,6 +55,7 @@ class Settings:
     notes: tuple[str, ...] = ()
     child: tuple[str, ...] = ()
     child_dir: str = "/"
+    limits: Limits = field(default_factory=Limits)
 
 
 def read_settings(argv: Sequence[str], environment: Environment, cwd: str, made_up_key: str) -> Settings:
@@ -70,6 +73,7 @@ def read_settings(argv: Sequence[str], environment: Environment, cwd: str, made_
         working_dir=str(Path(cwd, wanted)) if wanted else cwd,
         key=None if no_auth else environment.get("SESSION_API_KEY") or made_up_key,
         shell=values.get("--shell") or environment.get("GRAFTBOX_SHELL") or None,
+        kernel_python=values.get("--kernel-python") or environment.get("GRAFTBOX_KERNEL_PYTHON") or None,
         silence=_silence(environment.get("NO_CHANGE_TIMEOUT_SECONDS")),
         plugins=plugins,
         username=username,
@@ -78,6 +82,7 @@ def read_settings(argv: Sequence[str], environment: Environment, cwd: str, made_
         notes=_notes(values, environment),
         child=child,
         child_dir=cwd,
+        limits=read_limits(environment),
     )
 
 
