@@ -22,6 +22,7 @@ COMMANDS = {
     "rm": "graftbox.cli.sandboxes:rm",
     "run": "graftbox.cli.run:run",
     "stop": "graftbox.cli.sandboxes:stop",
+    "tags": "graftbox.cli.tags:tags",
 }
 
 

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graftbox.cli.registries import registry_options
+
 if TYPE_CHECKING:
     from graftbox.bundle.manifest import BundleManifest
     from graftbox.image.graft import Bundle
     from graftbox.image.place import Report
+    from graftbox.image.transports import Access
     from graftbox.store import Store
 
 
 @click.command()
-@click.argument("base")
-@click.argument("target")
+@click.argument("base", required=False)
+@click.argument("target", required=False)
 @click.option(
     "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
 )
@@ -29,48 +32,83 @@ if TYPE_CHECKING:
 )
 @click.option("--platform", help="One platform of a multi-platform base, such as linux/arm64.")
 @click.option("--tag", "tags", multiple=True, help="A further tag for the result; may be repeated.")
+@click.option("--to-repo", metavar="REPO", help="Instead of TARGET: this repository, under tags of content.")
 @click.option(
-    "--insecure",
-    "insecure",
-    multiple=True,
-    metavar="HOST",
-    envvar="GRAFTBOX_INSECURE",
-    help="A registry that is spoken to in plain HTTP.",
+    "--from", "listed", metavar="FILE", help="Instead of BASE: a list of them, one a line; - is stdin."
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=8,
+    show_default=True,
+    help="With --from: how many at a time.",
+)
+@click.option("--shard", metavar="I/N", default="1/1", help="With --from: only this part of the list.")
+@click.option(
+    "--naming",
+    type=click.Choice(["tags", "repos"]),
+    default="tags",
+    show_default=True,
+    help="One repository for all bases, or one below REPO for each.",
+)
+@registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def graft(
-    base: str,
-    target: str,
+    base: str | None,
+    target: str | None,
     components: tuple[str, ...],
     user: str | None,
     keep_entrypoint: bool,
     platform: str | None,
     tags: tuple[str, ...],
-    insecure: tuple[str, ...],
+    to_repo: str | None,
+    listed: str | None,
+    jobs: int,
+    shard: str,
+    naming: str,
+    access: Access,
     as_json: bool,
 ) -> None:
     """Add /openhands to the image BASE and store the result as TARGET.
 
     Both are docker://NAME (the default), docker-daemon:NAME, oci:DIR[:TAG], oci-archive:FILE[:TAG] or
     docker-archive:FILE[:NAME]; BASE may also be scratch.
+
+    With --to-repo, the result gets three tags made of what it consists of (see graftbox tags), and is not
+    made again if it is there. With --from, thousands of bases are dealt with in one run: one JSON object a
+    line on standard output for each; the same command again goes on where it was interrupted.
     """
     from graftbox.image.place import graft_image
     from graftbox.image.reference import parse
-    from graftbox.image.transports import Access
+    from graftbox.image.tags import Choice
     from graftbox.store import Store
 
-    source, destination = parse(base), parse(target)
     store = Store()
+    if to_repo or listed:
+        from graftbox.cli import batch
+
+        if tags or (target is not None) or not to_repo or (base is None) is (listed is None):
+            raise click.UsageError(
+                "Write: graft BASE TARGET, graft BASE --to-repo REPO, or graft --from FILE --to-repo REPO."
+            )
+        choice = Choice(bundles(components, platform, store), user, keep_entrypoint, platform)
+        if listed is not None:
+            sys.exit(batch.many(listed, to_repo, choice, store, access, jobs, shard, naming))
+        assert base is not None
+        batch.one(base, to_repo, choice, store, access, naming, as_json)
+        return
+    if base is None or target is None:
+        raise click.UsageError("Name BASE and TARGET, or BASE and --to-repo REPO.")
     report = graft_image(
-        source,
-        destination,
+        parse(base),
+        parse(target),
         bundles(components, platform, store),
         store,
         user=user,
         keep_entrypoint=keep_entrypoint,
         platform=platform,
         tags=tags,
-        access=Access(insecure=frozenset(insecure)),
+        access=access,
         progress=_say,
     )
     click.echo(json.dumps(facts(report)) if as_json else in_words(report))
@@ -112,7 +150,9 @@ def as_image_bundle(manifest: BundleManifest) -> Bundle:
         )
         for layer in manifest.layers
     ]
-    return Bundle(manifest.arch, manifest.digest, manifest.version, manifest.components, tuple(layers))
+    return Bundle(
+        manifest.arch, manifest.digest, manifest.version, manifest.components, tuple(layers), manifest.lock
+    )
 
 
 def facts(report: Report) -> dict[str, object]:

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-import httpx2
-
 from graftbox.errors import GraftboxError
 from graftbox.image.host import Host, Settings
 from graftbox.image.places import Places
+from graftbox.image.pool import Response
 
 
 class Registries:
@@ -65,26 +64,24 @@ class Connection:
         self.base = f"/v2/{repository}"
         self.scopes = frozenset({f"repository:{repository}:{actions}"})
 
-    def request(self, method: str, url: str, scope: str | None = None, **arguments: Any) -> httpx2.Response:
+    def request(self, method: str, url: str, scope: str | None = None, **arguments: Any) -> Response:
         """A request whose whole answer is read. ``scope`` is a further permission that it needs."""
         scopes = self.scopes | {scope} if scope else self.scopes
         return self.host.request(method, url, scopes, **arguments)
 
-    def stream(
-        self, method: str, url: str, **arguments: Any
-    ) -> contextlib.AbstractContextManager[httpx2.Response]:
+    def stream(self, method: str, url: str, **arguments: Any) -> contextlib.AbstractContextManager[Response]:
         """A request whose answer is read by the caller, with `body`."""
         return self.host.stream(method, url, self.scopes, **arguments)
 
-    def send(self, method: str, url: str, **arguments: Any) -> httpx2.Response:
+    def send(self, method: str, url: str, **arguments: Any) -> Response:
         """One attempt only, its whole answer read; for callers that know better how to go on."""
         return self.host.once(method, url, self.scopes, **arguments)
 
-    def body(self, response: httpx2.Response) -> Iterator[bytes]:
+    def body(self, response: Response) -> Iterator[bytes]:
         """The answer's bytes; see `Host.body`."""
         return self.host.body(response)
 
-    def check(self, response: httpx2.Response, action: str) -> None:
+    def check(self, response: Response, action: str) -> None:
         """Raises `TransportError` in words unless the answer is a success."""
         self.host.check(response, action)
 

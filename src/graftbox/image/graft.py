@@ -38,6 +38,8 @@ COMPONENTS = "io.graftbox.components"
 LAYERS = "io.graftbox.layers"
 VERSION = "io.graftbox.version"
 OWN_LABELS = (BASE_ENTRYPOINT, BASE_CMD, BASE_USER, BUNDLE, COMPONENTS, LAYERS, VERSION)
+ANNOTATIONS = (BASE_NAME, BASE_DIGEST, BUNDLE, VERSION)
+"""The labels that the manifest has too: enough to find an image's base, and whether it is up to date."""
 
 NO_TIME = "1970-01-01T00:00:00Z"
 
@@ -142,7 +144,8 @@ def graft(base: Image, bundle: Bundle, options: Options) -> Image:
     if base.manifest.media_type != DOCKER_MANIFEST:
         names = (BASE_NAME, BASE_DIGEST, *OWN_LABELS)
         kept = {k: v for k, v in _object(manifest, "annotations").items() if k not in names}
-        manifest["annotations"] = kept | {k: runtime["Labels"][k] for k in names if k in runtime["Labels"]}
+        labels = runtime["Labels"]
+        manifest["annotations"] = kept | {k: labels[k] for k in ANNOTATIONS if k in labels}
     return Image(Document(serialise(manifest), base.manifest.media_type), data)
 
 

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
-
-import httpx2
+from urllib.parse import urlencode, urlsplit
 
 from graftbox import __version__
 from graftbox.errors import TransportError
 from graftbox.image import auth, credentials
 from graftbox.image.auth import Challenge, Scopes, Tokens
 from graftbox.image.credentials import Credential
+from graftbox.image.pool import BREAKS, Pool, Response, in_words, joined
 from graftbox.image.reference import DOCKER_HUB
 from graftbox.image.retry import AGAIN, PATIENCE, BrokenError, Patience, retry_after
 from graftbox.image.transports import is_loopback
 
-TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
 REDIRECTS = 5
 CREDENTIAL_LIFE = 300.0
 """Seconds; cloud helpers hand out passwords that end."""
@@ -33,9 +29,6 @@ CREDENTIAL_LIFE = 300.0
 Body = bytes | Callable[[], Iterator[bytes]] | None
 """What a request sends; a function is called anew for each attempt."""
 T = TypeVar("T")
-
-# Its lines hold whole addresses, and those of uploads and downloads are signed.
-logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -67,41 +60,37 @@ class Host:
         self._guard = threading.RLock()
         self._not_before = 0.0
         self._answered = False
-        self._made: httpx2.Client | None = None
+        self._made: Pool | None = None
 
     _challenge: Challenge | None
 
-    def _client(self) -> httpx2.Client:
+    def _pool(self) -> Pool:
         if self._made is None:
             with self._guard:
                 self._made = self._made or self._connected()
         return self._made
 
-    def _connected(self) -> httpx2.Client:
-        # Making a TLS context takes 20 ms; one that is never used may as well be empty.
+    def _connected(self) -> Pool:
         from graftbox.image import tls
 
-        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._plain else None
-        return httpx2.Client(
-            verify=plain or tls.context(self.name, self.settings.authority),
-            timeout=TIMEOUT,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=self.settings.parallel * 2),
-            follow_redirects=False,
-            trust_env=not is_loopback(self.name),
-            headers={"Accept-Encoding": "identity", "User-Agent": f"graftbox/{__version__}"},
+        return Pool(
+            None if self._plain else tls.context(self.name, self.settings.authority),
+            agent=f"graftbox/{__version__}",
+            kept=self.settings.parallel * 2,
+            use_proxies=not is_loopback(self.name),
         )
 
     # -- asking ------------------------------------------------------------------------------------------
 
-    def request(self, method: str, url: str, scopes: Scopes, **arguments: Any) -> httpx2.Response:
+    def request(self, method: str, url: str, scopes: Scopes, **arguments: Any) -> Response:
         """A request whose whole answer is read; repeated while that may help."""
         return self._patiently(lambda: self.once(method, url, scopes, **arguments))
 
-    def once(self, method: str, url: str, scopes: Scopes, **arguments: Any) -> httpx2.Response:
+    def once(self, method: str, url: str, scopes: Scopes, **arguments: Any) -> Response:
         """One attempt, its whole answer read."""
         return self._read(self.send(method, url, scopes, **arguments))
 
-    def _read(self, response: httpx2.Response) -> httpx2.Response:
+    def _read(self, response: Response) -> Response:
         try:
             with self._in_words():
                 response.read()
@@ -110,7 +99,7 @@ class Host:
         return response
 
     @contextlib.contextmanager
-    def stream(self, method: str, url: str, scopes: Scopes, **arguments: Any) -> Iterator[httpx2.Response]:
+    def stream(self, method: str, url: str, scopes: Scopes, **arguments: Any) -> Iterator[Response]:
         """A request whose answer is read by the caller; repeated while no answer has begun."""
         # No slot is taken: a stream may be read while another request, which holds one, is being sent.
         response = self._patiently(lambda: self.send(method, url, scopes, **arguments), slot=False)
@@ -119,7 +108,7 @@ class Host:
         finally:
             response.close()
 
-    def _patiently(self, attempt: Callable[[], httpx2.Response], slot: bool = True) -> httpx2.Response:
+    def _patiently(self, attempt: Callable[[], Response], slot: bool = True) -> Response:
         tries = 0
         while True:
             tries += 1
@@ -149,7 +138,7 @@ class Host:
         if seconds > 0 and self._stop.wait(seconds):
             raise TransportError(f"Stopped while waiting for {self.name}.")
 
-    def pause(self, attempt: int, response: httpx2.Response | None = None) -> bool:
+    def pause(self, attempt: int, response: Response | None = None) -> bool:
         """Waits before another attempt of a caller's own; False if it is time to give up."""
         asked = retry_after(response.headers.get("Retry-After")) if response is not None else None
         seconds = self.settings.patience.pause(attempt, asked)
@@ -167,13 +156,13 @@ class Host:
         headers: dict[str, str] | None = None,
         content: Body = None,
         params: dict[str, str] | None = None,
-    ) -> httpx2.Response:
+    ) -> Response:
         """One request, with a log-in where it is asked for; the answer's body is not read yet."""
         target = url if "://" in url else self.address + url
         ours = origin(target) == self._origin
         authorization = self._authorization(scopes) if ours else None
 
-        def attempt() -> httpx2.Response:
+        def attempt() -> Response:
             extra = {"Authorization": authorization} if authorization else {}
             return self._open(method, target, {**(headers or {}), **extra}, content, params)
 
@@ -187,7 +176,7 @@ class Host:
             response.close()
             authorization = renewed
             response = attempt()
-        if method in {"GET", "HEAD"} and response.has_redirect_location:
+        if method in {"GET", "HEAD"} and response.is_redirect:
             return self._follow(method, response, headers or {}, authorization)
         return response
 
@@ -198,17 +187,17 @@ class Host:
         headers: dict[str, str],
         content: Body = None,
         params: dict[str, str] | None = None,
-    ) -> httpx2.Response:
-        body = content() if callable(content) else content
+    ) -> Response:
+        if params:
+            url = f"{url}?{urlencode(params)}"
         with self._in_words():
-            request = self._client().build_request(method, url, headers=headers, content=body, params=params)
-            response = self._client().send(request, stream=True)
+            response = self._pool().send(method, url, headers, content() if callable(content) else content)
         self._answered = True
         return response
 
     def _follow(
-        self, method: str, response: httpx2.Response, headers: dict[str, str], authorization: str | None
-    ) -> httpx2.Response:
+        self, method: str, response: Response, headers: dict[str, str], authorization: str | None
+    ) -> Response:
         """Downloads may be elsewhere; the log-in stays here."""
         for _ in range(REDIRECTS):
             url = self.locate(response)
@@ -216,12 +205,12 @@ class Host:
             ours = origin(url) == self._origin
             extra = {"Authorization": authorization} if authorization and ours else {}
             response = self._open(method, url, {**headers, **extra})
-            if not response.has_redirect_location:
+            if not response.is_redirect:
                 return response
         response.close()
         raise TransportError(f"{self.name} redirects in a circle; its configuration is broken.")
 
-    def locate(self, response: httpx2.Response) -> str:
+    def locate(self, response: Response) -> str:
         """The whole address in ``Location``, which may be relative (RFC 9110 section 10.2.2).
 
         A registry behind a TLS proxy that calls itself ``http`` is spoken to by TLS all the same. An
@@ -230,17 +219,18 @@ class Host:
         location = response.headers.get("Location")
         if not location:
             raise TransportError(f"{self.name} names no place to go on at; its configuration is broken.")
-        with self._in_words():
-            url = response.url.join(location)
+        url = urlsplit(joined(response.url, location))
+        host = url.hostname or ""
         if url.scheme == "http" and not self._plain:
-            if url.host != httpx2.URL(self.address).host:
+            own = urlsplit(self.address)
+            if host != own.hostname:
                 raise TransportError(
-                    f"{self.name} sends us to {url.host} without TLS; refused. Its configuration is broken."
+                    f"{self.name} sends us to {host} without TLS; refused. Its configuration is broken."
                 )
-            url = url.copy_with(scheme="https", port=httpx2.URL(self.address).port)
-        if url.scheme not in {"http", "https"} or (_is_inside(url.host) and not is_loopback(self.name)):
-            raise TransportError(f"{self.name} sends us to {url.scheme}://{url.host}; refused.")
-        return str(url)
+            url = url._replace(scheme="https", netloc=own.netloc)
+        if url.scheme not in {"http", "https"} or (_is_inside(host) and not is_loopback(self.name)):
+            raise TransportError(f"{self.name} sends us to {url.scheme}://{host}; refused.")
+        return url.geturl()
 
     # -- logging in --------------------------------------------------------------------------------------
 
@@ -254,7 +244,7 @@ class Host:
         token = self._tokens.find(scopes, time.monotonic())
         return token.header if token else self._fetched(self._challenge, scopes, scopes)
 
-    def _log_in(self, response: httpx2.Response, scopes: Scopes, refused: str | None) -> str | None:
+    def _log_in(self, response: Response, scopes: Scopes, refused: str | None) -> str | None:
         """Another ``Authorization`` after this one was refused (401); None if there is none."""
         challenge = Challenge.read(response.headers.get("WWW-Authenticate", ""))
         if challenge is None:
@@ -292,12 +282,12 @@ class Host:
             self._tokens.add(token)
             return token.header
 
-    def _ask_for_token(self, request: auth.TokenRequest) -> httpx2.Response:
+    def _ask_for_token(self, request: auth.TokenRequest) -> Response:
         headers = {"Authorization": request.authorization} if request.authorization else {}
         if request.form:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
 
-        def attempt() -> httpx2.Response:
+        def attempt() -> Response:
             return self._read(self._open(request.method, request.url, headers, request.form or None))
 
         return self._patiently(attempt, slot=False)
@@ -330,12 +320,12 @@ class Host:
 
     # -- reading and explaining --------------------------------------------------------------------------
 
-    def body(self, response: httpx2.Response) -> Iterator[bytes]:
+    def body(self, response: Response) -> Iterator[bytes]:
         """The answer's bytes as sent; a connection that breaks or trickles is a `BrokenError`."""
         patience = self.settings.patience
         since, seen = time.monotonic(), 0
         with self._in_words():
-            for chunk in response.iter_raw():
+            for chunk in response.pieces():
                 yield chunk
                 seen += len(chunk)
                 now = time.monotonic()
@@ -344,7 +334,7 @@ class Host:
                         raise BrokenError(f"{self.name} sends only {seen} bytes in {now - since:.0f} s.")
                     since, seen = now, 0
 
-    def check(self, response: httpx2.Response, action: str) -> None:
+    def check(self, response: Response, action: str) -> None:
         """Raises `TransportError` in words unless the answer is a success."""
         if response.is_success:
             return
@@ -358,7 +348,7 @@ class Host:
         else:
             advice = "Check the name and the registry's log."
         detail = ""
-        if origin(str(response.url)) == self._origin:
+        if origin(response.url) == self._origin:
             with contextlib.suppress(BrokenError), self._in_words():
                 detail = self._without_secrets(response.read()[:300].decode(errors="replace").strip())
         raise TransportError(f"{self.name} refused to {action}: {code} {detail}. {advice}")
@@ -373,19 +363,8 @@ class Host:
     def _in_words(self) -> Iterator[None]:
         try:
             yield
-        except httpx2.ConnectError as error:
-            raise BrokenError(
-                f"Cannot reach the registry {self.name} ({error}). Check its name and port, the network, and "
-                "proxies; a registry without TLS needs --plain-http, one with a certificate of its own --ca.",
-                unreachable=True,
-            ) from error
-        except httpx2.TimeoutException as error:
-            raise BrokenError(f"The registry {self.name} did not answer in time; try again.") from error
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise BrokenError(
-                f"The connection to the registry {self.name} broke ({error}); nothing half-read was kept. "
-                "Run the command again."
-            ) from error
+        except BREAKS as error:
+            raise in_words(error, self.name) from error
 
     def close(self) -> None:
         if self._made is not None:

@@ -25,9 +25,8 @@ from graftbox.image.reference import ImageName
 from graftbox.store import Store
 
 if TYPE_CHECKING:
-    import httpx2
-
     from graftbox.image.connection import Connection, Registries
+    from graftbox.image.pool import Headers, Response
 
 ACCEPT = {"Accept": ", ".join(ACCEPTED)}
 MANY_UNKNOWN = 2
@@ -114,7 +113,7 @@ class RegistrySource:
             )
         return found
 
-    def _whole(self, url: str) -> tuple[bytes, httpx2.Headers]:
+    def _whole(self, url: str) -> tuple[bytes, Headers]:
         """A manifest's bytes, read anew if the connection breaks."""
         from graftbox.image.retry import BrokenError
 
@@ -240,11 +239,10 @@ class RegistryTarget:
                 self._top = manifest
                 return []
             if config:
-                # The config is nearly always new: sent unasked, it saves the question.
+                # The config is nearly always new, and so are layers that were never met here.
                 unknown = [blob for blob in blobs[1:] if self._is_unknown(blob)]
-                if unknown and (len(unknown) <= MANY_UNKNOWN or len(unknown) == len(blobs) - 1):
-                    return [blobs[0], *unknown]
-                self.put(blobs[0])
+                few = len(unknown) <= MANY_UNKNOWN or len(unknown) == len(blobs) - 1
+                return [blobs[0], *(unknown if few else ())]
         response = self._put_manifest(manifest, selector)
         self._top = manifest
         if response.status_code in {400, 404, 422} and blobs and (missing := self._missing(response, blobs)):
@@ -254,7 +252,7 @@ class RegistryTarget:
             self._known.remember(blob, self.name.repository)
         return []
 
-    def _put_manifest(self, manifest: Document, selector: str) -> httpx2.Response:
+    def _put_manifest(self, manifest: Document, selector: str) -> Response:
         url, headers = f"{self._base}/manifests/{selector}", {"Content-Type": manifest.media_type}
         response = self._connection.request("PUT", url, headers=headers, content=manifest.data)
         stored = response.headers.get("Docker-Content-Digest")
@@ -274,7 +272,7 @@ class RegistryTarget:
         response = self._connection.request("HEAD", url, headers=ACCEPT)
         return response.status_code == 200 and response.headers.get("Docker-Content-Digest") == digest
 
-    def _missing(self, response: httpx2.Response, blobs: Sequence[Blob]) -> list[Blob]:
+    def _missing(self, response: Response, blobs: Sequence[Blob]) -> list[Blob]:
         """What the registry says it lacks; asked blob by blob where it does not say."""
         named = set()
         try:
@@ -342,9 +340,13 @@ class RegistryTarget:
     def finish(self) -> None:
         assert self._top is not None, "finish() before an image was stored"
         for tag in self.tags[1:]:
-            response = self._put_manifest(self._top, tag)
-            self._connection.check(response, f"tag {self.name} as {tag}")
+            self.tag(self._top, tag)
         self._known.save(self._store)
+
+    def tag(self, manifest: Document, tag: str) -> None:
+        """Gives a manifest whose blobs are all here a further tag."""
+        response = self._put_manifest(manifest, tag)
+        self._connection.check(response, f"tag {self.name} as {tag}")
 
     def close(self) -> None:
         self._access.close()

@@ -10,6 +10,8 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpcore2
+
 from graftbox.errors import ConfigurationError
 
 VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
@@ -20,7 +22,7 @@ def context(host: str, authority: Path | None = None) -> ssl.SSLContext:
 
     Raises `ConfigurationError` naming the file that holds no certificate.
     """
-    made = ssl.create_default_context()
+    made = httpcore2.default_ssl_context()
     extra = [Path(os.environ[name]) for name in VARIABLES if os.environ.get(name)]
     if authority is not None:
         extra.append(authority)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import httpx2
-
 from graftbox.errors import TransportError, VerificationError
 from graftbox.image.blob import Blob
 from graftbox.image.connection import Connection
+from graftbox.image.pool import Response
 from graftbox.image.retry import AGAIN, BrokenError
 
 CHUNK = 16 << 20
@@ -66,7 +65,7 @@ def _is_there(connection: Connection, blob: Blob) -> bool:
 class _RefusedError(Exception):
     """An answer that is no success."""
 
-    def __init__(self, response: httpx2.Response) -> None:
+    def __init__(self, response: Response) -> None:
         self.response = response
         code = response.status_code
         # 404: the registry has forgotten the upload. Damaged bytes were damaged on the way, because the
@@ -106,7 +105,7 @@ class _Session:
         smallest = response.headers.get("OCI-Chunk-Min-Length", "")
         self._chunk = max(CHUNK, int(smallest) if smallest.isdigit() else 0)
 
-    def _moved(self, response: httpx2.Response) -> None:
+    def _moved(self, response: Response) -> None:
         self._location = self._connection.host.locate(response)
 
     def _place(self, commit: bool = False) -> str:
@@ -200,7 +199,7 @@ class _Session:
             self._location = None
 
 
-def _end(response: httpx2.Response) -> int:
+def _end(response: Response) -> int:
     """How many bytes the registry holds: ``Range`` names the last one, and says 0-0 for none."""
     found = _RANGE.fullmatch(response.headers.get("Range", "").strip())
     last = int(found[1]) if found else 0
