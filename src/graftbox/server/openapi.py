@@ -224,7 +224,7 @@ def _named(schema: Any, schemas: dict[str, Schema], *, whole: bool = False) -> A
         return schema
     plain = {key: _named(value, schemas) for key, value in schema.items() if key != "x-required"}
     title = schema.get("title")
-    if whole or not isinstance(title, str) or "type" not in schema:
+    if whole or not isinstance(title, str) or not title.isidentifier() or "type" not in schema:
         return plain
     schemas[title] = plain
     return {"$ref": f"#/components/schemas/{title}"}
