@@ -56,7 +56,7 @@ class Keeper:
         self.acknowledged, self.told, self.waiting_for_ack = 0, 0, False
         self.history: list[bytes] = []
         self.number, self.phases, self.reported, self.sent = b"0", b"", False, 0.0
-        self.suspected = 0.0
+        self.suspected, self.probed, self.orphaned = 0.0, False, False
         self.report = b""
         self.lines, self.mirror = bytearray(), bytearray()
         self.mirror_at = 0.0
@@ -233,6 +233,7 @@ class Keeper:
 
     def orphan(self) -> None:
         """Every process that had the private socket has closed it: one that stays silent takes its place."""
+        self.orphaned = True
         silent, self.unused = _socket_pair()
         posix.dup2(silent, self.private)
         posix.close(silent)
@@ -285,8 +286,17 @@ class Keeper:
         if not self.unsettled or now < self.sent + TICK:
             self.suspected = 0.0
             return
+        if not self.probed:
+            # An empty line, which the shell reads when it is through with the command, and not before.
+            self.probed = True
+            self.lines += b"\n"
+            self.feed()
         # A shell that has read all that was sent and does not report is no longer able to.
-        unread = self.lines or fcntl.ioctl(self.private, termios.TIOCOUTQ, b"\0\0\0\0") != b"\0\0\0\0"
+        unread = (
+            self.lines
+            or self.orphaned
+            or fcntl.ioctl(self.private, termios.TIOCOUTQ, b"\0\0\0\0") != b"\0\0\0\0"
+        )
         late = b"B" not in self.phases and now >= self.sent + BEGIN_SECONDS
         if unread and not late:
             self.suspected = 0.0
@@ -370,6 +380,7 @@ class Keeper:
             self.number, lines = payload.split(b"\0", 1)
             self.history.clear()
             self.phases, self.reported, self.sent, self.suspected = b"", False, time.monotonic(), 0.0
+            self.probed = False
             if self.status is not None:
                 self.remember(b"d", b"%d %d" % (self.status, self.ring.end))
                 return

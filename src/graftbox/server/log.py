@@ -6,6 +6,7 @@ The keeper (keeper.py) writes the file; here it is read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -53,6 +54,7 @@ class Log:
                 break
             data, start = ring.read(self.descriptor, offset, size)
             if start <= offset:
+                self._note(offset + len(data))
                 return data
             self.start = min(self.end, start + self.slack)
         return b""
@@ -60,12 +62,10 @@ class Log:
     async def wait(self, offset: int) -> None:
         """Return once ``end > offset`` or the log is closed.
 
-        A task that waits again and again with the offset up to which it has read is a reader: the terminal
-        is held back for it, as any terminal is for a slow line, so that it misses nothing.
+        A task that reads on and on is a reader: the terminal is held back for it, as any terminal is for a
+        slow line, so that it misses nothing.
         """
-        if (task := asyncio.current_task()) is not None:
-            self._readers[task] = offset, time.monotonic()
-        self.on_progress()
+        self._note(offset)
         while self.end <= offset and not self.closed:
             future = asyncio.get_running_loop().create_future()
             self._waiting.add(future)
@@ -73,6 +73,13 @@ class Log:
                 await future
             finally:
                 self._waiting.discard(future)
+
+    def _note(self, offset: int) -> None:
+        """The present task has read up to ``offset``."""
+        with contextlib.suppress(RuntimeError):
+            if (task := asyncio.current_task()) is not None:
+                self._readers[task] = offset, time.monotonic()
+                self.on_progress()
 
     @property
     def lag(self) -> int:

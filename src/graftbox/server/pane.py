@@ -145,15 +145,9 @@ class Pane(asyncio.Protocol):
         return await future
 
     def close(self) -> None:
-        """End the keeper, and with it the terminal."""
+        """End the keeper, and with it the terminal; ``gone`` resolves when it has ended."""
         self.dead = True
         self._send(b"x", b"")
-        self.transport.close()
-
-    def leave(self) -> None:
-        """Hang up and let the shell live."""
-        self.dead = True
-        self.transport.close()
 
 
 async def call(path: Path) -> tuple[socket.socket, Hello]:

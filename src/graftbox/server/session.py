@@ -184,10 +184,9 @@ class Session:
             with contextlib.suppress(OSError):
                 self.base.with_suffix(suffix).unlink()
 
-    def hang_up(self) -> None:
-        """End the terminal at once: the server is stopping."""
-        if self.shell.pane is not None:
-            self.shell.pane.close()
+    async def hang_up(self) -> None:
+        """End the terminal, as a person who closes its window: the server is stopping."""
+        await self.shell.hang_up()
         self.log.close()
 
     def _save(self) -> None:

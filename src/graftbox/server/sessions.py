@@ -164,8 +164,7 @@ class Sessions:
 
     async def end(self) -> None:
         """End all sessions and remove every trace of them: this server stops in order."""
-        for session in (*self._sessions.values(), *self._apart):
-            session.hang_up()
+        await asyncio.gather(*(session.hang_up() for session in (*self._sessions.values(), *self._apart)))
         for tmux in self._tmux.values():
             await tmux.close()
         if self.folder is not None:

@@ -88,7 +88,7 @@ class Shell:
             )
 
     async def _launch(self, path: str, options: tuple[str, ...]) -> None:
-        await self._end_pane()
+        await self.hang_up()
         self.nonce = os.urandom(8).hex()
         self.last_status = 0
         self.number += 1
@@ -110,7 +110,7 @@ class Shell:
             if isinstance(ended, Death):
                 raise TmuxError(str(ended))
         except BaseException:
-            await self._end_pane()
+            await self.hang_up()
             raise
         finally:
             self.running = None
@@ -183,15 +183,10 @@ class Shell:
             if not self.pane.gone.done():
                 await asyncio.to_thread(processes.kill_session, self.pane.hello.shell)
             self._fail(Death(None, "The session was closed"))
-            await self._end_pane()
+            await self.hang_up()
 
-    def leave(self) -> None:
-        """Let the shell live without this server."""
-        if self.pane is not None:
-            self.pane.leave()
-
-    async def _end_pane(self) -> None:
-        """Have no keeper that could still write into the log."""
+    async def hang_up(self) -> None:
+        """Take the terminal away, and have no keeper that could still write into the log."""
         self.place = ""
         pane, self.pane = self.pane, None
         if pane is None or pane.gone.done():
@@ -203,6 +198,7 @@ class Shell:
         except TimeoutError:
             with suppress(OSError):
                 os.kill(pane.hello.keeper, signal.SIGKILL)
+            pane.transport.abort()
 
     # -- what the shell is told
 

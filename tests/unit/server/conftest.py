@@ -65,9 +65,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts servers: ``start(*arguments, environment=…)``, in a fresh working folder, open unless told."""
     clients: list[Client] = []
 
-    def go(*arguments: str, environment: dict[str, str] | None = None, auth: bool = False) -> Client:
+    def go(
+        *arguments: str, environment: dict[str, str] | None = None, auth: bool = False, port: int = 0
+    ) -> Client:
         folder = tmp_path_factory.mktemp("work").resolve()
-        words = [sys.executable, "-B", "-m", "graftbox.server", "0", "--working-dir", str(folder)]
+        words = [sys.executable, "-B", "-m", "graftbox.server", str(port)]
+        words += ["--working-dir", str(folder)]
         process = subprocess.Popen(
             [*words, *([] if auth else ["--no-auth"]), *arguments],
             stderr=subprocess.PIPE,

@@ -1,0 +1,139 @@
+"""What an agent keeps when the server is killed and another one takes its place."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+    assert isinstance(number, int)
+    return number
+
+
+@pytest.fixture
+def restarted(start: Any, port: int) -> Iterator[Any]:
+    """``restarted()`` starts the server, and after a kill the next one, on the same port."""
+
+    def go() -> Any:
+        servers.append(start(port=port))
+        return servers[-1]
+
+    servers: list[Any] = []
+    yield go
+    servers[-1].process.terminate()
+    servers[-1].process.wait()
+
+
+def kill(server: Any) -> None:
+    server.process.kill()
+    server.process.wait()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def metadata(answer: Any) -> Any:
+    return answer["extras"]["metadata"]
+
+
+def test_variables_functions_folder_and_last_status_survive(restarted: Any) -> None:
+    first = restarted()
+    first.output("cd /tmp; colour=blue; f() { echo in f; }; alias g='echo in g'")
+    pid = first.output("echo $$")
+    first.run("(exit 7)")
+    kill(first)
+    second = restarted()
+    assert second.output('echo "$? $PWD $colour $$"; f') == f"7 /tmp blue {pid}\nin f"
+
+
+def test_reading_on_after_a_restart_gives_what_was_not_yet_told(restarted: Any) -> None:
+    first = restarted()
+    go = first.folder / "go"
+    wait = f"until test -e {go}; do sleep 0.05; done"
+    assert first.run(f"echo before; {wait}; seq 1 100000; (exit 3)", timeout=0.3)["content"] == "before"
+    kill(first)
+    go.touch()
+    answer = restarted().run("", hidden=True, blocking=True)
+    assert answer["content"] == "\n".join(map(str, range(1, 100_001)))
+    assert metadata(answer)["exit_code"] == 3
+
+
+def test_control_c_reaches_a_command_of_the_server_before(restarted: Any) -> None:
+    first = restarted()
+    first.run("sleep 300", timeout=0.3)
+    kill(first)
+    second = restarted()
+    assert metadata(second.run("C-c", is_input=True))["exit_code"] == 130
+    assert second.output("echo next") == "next"
+
+
+def test_a_shell_that_ended_while_no_server_was_there_says_so(restarted: Any) -> None:
+    first = restarted()
+    go = first.folder / "go"
+    first.run(f"until test -e {go}; do sleep 0.05; done; echo last words; exit 5", timeout=0.3)
+    kill(first)
+    go.touch()
+    time.sleep(0.4)
+    second = restarted()
+    answer = second.run("", blocking=True)
+    assert answer["content"] == "last words\nexit"
+    assert metadata(answer)["exit_code"] == 5
+    assert second.output("echo next") == "next"
+
+
+def test_many_kills_in_a_row_lose_nothing_of_one_command(restarted: Any) -> None:
+    server = restarted()
+    server.run("for i in {1..300}; do echo line $i; sleep 0.01; done", timeout=0.1)
+    said = ""
+    for _ in range(4):
+        kill(server)
+        server = restarted()
+        said += server.run("", timeout=0.2, hidden=True)["content"] + "\n"
+    answer = server.run("", blocking=True, hidden=True)
+    assert metadata(answer)["exit_code"] == 0
+    numbers = [int(number) for number in re.findall(r"line (\d+)", said + answer["content"])]
+    assert numbers == list(range(numbers[0], 301))
+
+
+def test_a_server_stopped_in_order_leaves_nothing_for_the_next(restarted: Any) -> None:
+    first = restarted()
+    pid = first.output("echo $$")
+    first.process.terminate()
+    assert first.process.wait(10) == 0
+    deadline = time.monotonic() + 2
+    while alive(int(pid)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(int(pid))
+    assert restarted().output("echo $$") != pid
+
+
+def test_people_see_the_session_in_tmux(restarted: Any) -> None:
+    server = restarted()
+    tmux = server.output("tr '\\0' ' ' < /proc/$(ps -o ppid= $PPID | tr -d ' ')/cmdline")
+    place = re.search(r"-S (\S+)", tmux)
+    assert place is not None
+    server.run("echo hello people")
+    deadline = time.monotonic() + 5
+    shown = ""
+    while "hello people" not in shown and time.monotonic() < deadline:
+        words = ["tmux", "-S", place[1], "capture-pane", "-p"]
+        shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "hello people" in shown
+    server.run("cat", timeout=0.3)
+    subprocess.run(["tmux", "-S", place[1], "send-keys", "typed by hand", "Enter"], check=True)
+    assert server.run("", timeout=0.5)["content"] == "typed by hand\ntyped by hand"
