@@ -19,7 +19,7 @@ from graftbox.wire.observations import Failure, Observation
 
 if TYPE_CHECKING:
     from graftbox.server.editor import Editor
-    from graftbox.server.kernel import Kernel
+    from graftbox.server.kernel.kernels import Kernels
     from graftbox.server.mcp import Mcp
 
 log = logging.getLogger("graftbox.sandbox")
@@ -47,6 +47,8 @@ class Sandbox:
             await self.sessions.main()
         except (GraftboxError, OSError) as error:
             log.error("The shell did not start: %s", error)
+        if "jupyter" in self.settings.plugins:
+            await self.kernels.prepare()
 
     @property
     def cwd(self) -> str:
@@ -54,11 +56,11 @@ class Sandbox:
         return self.sessions.cwd
 
     @cached_property
-    def kernel(self) -> Kernel:
-        """The Jupyter kernel; it starts with its first cell."""
-        from graftbox.server.kernel import Kernel
+    def kernels(self) -> Kernels:
+        """The Jupyter kernels; the main one starts with its first cell, or now with ``--plugins jupyter``."""
+        from graftbox.server.kernel.kernels import Kernels
 
-        return Kernel(self)
+        return Kernels(self)
 
     @cached_property
     def editor(self) -> Editor:
@@ -78,7 +80,7 @@ class Sandbox:
             case Run():
                 return await self._run(action)
             case RunIPython():
-                return await self.kernel.run(action)
+                return await self.kernels.run(action)
             case Read():
                 return await self.identity.call(files.read, action, self.cwd)
             case Write():
@@ -97,4 +99,6 @@ class Sandbox:
     async def close(self) -> None:
         if "mcp" in self.__dict__:
             await self.mcp.close()
+        if "kernels" in self.__dict__:
+            await self.kernels.close()
         await self.sessions.end()

@@ -1,0 +1,147 @@
+"""The link to a Jupyter kernel: its wire protocol over ZeroMQ, on Unix sockets, read as messages come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from graftbox.server.identity import Identity
+from graftbox.server.kernel.cell import Cell, Clear, Data, Ended, Event, Stream, Trouble
+from graftbox.server.kernel.process import Process
+
+if TYPE_CHECKING:
+    from jupyter_client.asynchronous.client import AsyncKernelClient
+
+CWD = "graftbox_cwd"
+"""Key of a request's metadata, where to change to, and of its reply's content, where the kernel is then."""
+_PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+
+
+class JupyterLink:
+    """Sockets and connection file are ``base`` with suffixes; they belong to ``identity``."""
+
+    def __init__(self, base: Path, identity: Identity) -> None:
+        self.base = base
+        self.file = base.with_name(f"{base.name}.json")
+        self._info: dict[str, Any] = {
+            "transport": "ipc",
+            "ip": str(base),
+            "key": secrets.token_hex(16),
+            "signature_scheme": "hmac-sha256",
+            **{name: number for number, name in enumerate(_PORTS, 1)},
+        }
+        descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w") as stream:  # noqa: PTH123 - of a file descriptor
+            json.dump(self._info, stream)
+            if identity.switched:
+                os.fchown(descriptor, identity.uid, identity.gid)
+        self._client: AsyncKernelClient | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._cells: dict[str, Cell] = {}
+        self._silent: set[str] = set()
+        self._replies: dict[str, Ended] = {}
+        self._idle: set[str] = set()
+        self._welcome = asyncio.Event()
+
+    @property
+    def arguments(self) -> list[str]:
+        return [str(self.file)]
+
+    async def open(self, process: Process) -> None:
+        # Outside of the loop, for it takes a tenth of a second.
+        await asyncio.to_thread(_import)
+        from jupyter_client.asynchronous.client import AsyncKernelClient
+
+        self._client = client = AsyncKernelClient()
+        client.load_connection_info(cast("Any", self._info))
+        client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=False)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._listen()), loop.create_task(self._hear_replies())]
+        # The kernel greets each subscriber: from then on nothing that it publishes is missed.
+        await self._welcome.wait()
+
+    def send(self, cell: Cell, *, cwd: str | None = None, silent: bool = False) -> None:
+        assert self._client is not None
+        content = {
+            "code": cell.code,
+            "silent": silent,
+            "store_history": False,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        message = self._client.session.msg("execute_request", content, metadata={CWD: cwd} if cwd else {})
+        self._cells[message["header"]["msg_id"]] = cell
+        self._client.shell_channel.send(message)
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._client is not None:
+            self._client.stop_channels()
+            self._client.context.destroy(linger=0)
+        for path in self.base.parent.glob(f"{self.base.name}[-.]*"):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    async def _listen(self) -> None:
+        assert self._client is not None
+        while True:
+            message = await self._client.iopub_channel.get_msg()
+            self._welcome.set()
+            parent = message["parent_header"].get("msg_id", "")
+            cell = self._cells.get(parent)
+            if cell is None:
+                continue
+            content = message["content"]
+            match message["msg_type"]:
+                case "status" if content["execution_state"] == "idle":
+                    self._idle.add(parent)
+                    self._settle(parent)
+                case "update_display_data":
+                    cell.update(Data(content["data"], display_id=_display_id(content)))
+                case kind if (event := _event(kind, content)) is not None:
+                    cell.add(event)
+
+    async def _hear_replies(self) -> None:
+        assert self._client is not None
+        while True:
+            message = await self._client.shell_channel.get_msg()
+            parent = message["parent_header"].get("msg_id", "")
+            if parent in self._cells and message["msg_type"] == "execute_reply":
+                content = message["content"]
+                self._replies[parent] = Ended(content["status"], content.get(CWD))
+                self._settle(parent)
+
+    def _settle(self, parent: str) -> None:
+        """A cell is over once it has its reply and, on the other channel, all that was published for it."""
+        if parent in self._replies and parent in self._idle:
+            self._idle.discard(parent)
+            self._cells.pop(parent).end(self._replies.pop(parent))
+
+
+def _import() -> None:
+    import jupyter_client.asynchronous.client  # noqa: F401 - only to have it loaded
+
+
+def _display_id(content: dict[str, Any]) -> str | None:
+    return (content.get("transient") or {}).get("display_id")
+
+
+def _event(kind: str, content: dict[str, Any]) -> Event | None:
+    match kind:
+        case "stream":
+            return Stream(content["name"], content["text"])
+        case "execute_result" | "display_data":
+            return Data(content["data"], kind == "execute_result", _display_id(content))
+        case "error":
+            return Trouble(content["ename"], content["evalue"], "\n".join(content["traceback"]))
+        case "clear_output":
+            return Clear(bool(content.get("wait")))
+    return None

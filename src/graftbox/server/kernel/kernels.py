@@ -1,0 +1,169 @@
+"""The kernels of a sandbox by name; the one called ``main`` runs the cells of the agent's actions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graftbox.errors import GraftboxError, NotFoundError, UnsupportedError
+from graftbox.server import runtime
+from graftbox.server.environment import find_program
+from graftbox.server.kernel.cell import Cell
+from graftbox.server.kernel.kernel import Kernel, Plan, places
+from graftbox.server.kernel.link import Link
+from graftbox.wire.actions import RunIPython
+from graftbox.wire.observations import IPythonResult, truncated
+
+if TYPE_CHECKING:
+    from graftbox.server.sandbox import Sandbox
+
+MAIN = "main"
+SKILLS = "from openhands.runtime.plugins.agent_skills.agentskills import *"
+NO_OUTPUT = "[Code executed successfully with no output]"
+_GUEST = Path(__file__).parent / "guest"
+
+log = logging.getLogger("graftbox.kernel")
+
+
+class Kernels:
+    """The kernels by name, and the model's way of using one of them."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self.kernels: dict[str, Kernel] = {}
+        self._followed = sandbox.settings.working_dir
+        self._prepared = 0
+        self._preparing = asyncio.Lock()
+        self._begun = 0
+
+    def main(self) -> Kernel:
+        """The kernel of the agent's actions, which starts with its first cell."""
+        if MAIN not in self.kernels:
+            self.kernels[MAIN] = self.create(
+                Plan(
+                    self.sandbox.settings.working_dir,
+                    self.sandbox.identity,
+                    self._chosen(self.sandbox.settings.kernel_python),
+                )
+            )
+        return self.kernels[MAIN]
+
+    def create(self, plan: Plan) -> Kernel:
+        return Kernel(plan, self.sandbox.environment, self._launch)
+
+    def _chosen(self, interpreter: str | None) -> str | None:
+        """The path of an interpreter that was named; raises `NotFoundError`."""
+        if interpreter is None:
+            return None
+        environment = self.sandbox.environment
+        path = interpreter if "/" in interpreter else find_program(interpreter, environment.get("PATH"))
+        if path is None or not os.access(path, os.X_OK):
+            raise NotFoundError(
+                f"The Python {interpreter} for the kernel is not an executable file; name another with "
+                "--kernel-python, or none for the bundle's own."
+            )
+        return path
+
+    def _launch(self, plan: Plan) -> tuple[Link, list[str], str]:
+        folder = self.sandbox.sessions.folder
+        assert folder is not None
+        home = plan.identity.home or plan.env.get("HOME") or self.sandbox.environment.get("HOME")
+        base, packages = places(runtime.place_for(folder, plan.identity), home)
+        if plan.interpreter is None:
+            from graftbox.server.kernel.jupyter import JupyterLink
+
+            check()
+            program = str(_GUEST / "bundled.py")
+            private = f"{base}.d"
+            argv = [sys.executable, "-IB", "-Xutf8", program, private, str(packages)]
+            return JupyterLink(base, plan.identity), argv, sys.executable
+        from graftbox.server.kernel.pipe import PipeLink
+
+        argv = [plan.interpreter, "-u", str(_GUEST / "foreign.py")]
+        return PipeLink(base.with_name(f"{base.name}.d")), argv, plan.interpreter
+
+    async def prepare(self) -> None:
+        """Start the main kernel ahead of its first cell; a failure is logged, and told to that cell."""
+        try:
+            await self._ready(self.main())
+        except (GraftboxError, OSError) as error:
+            log.error("The kernel did not start: %s", error)
+
+    async def _ready(self, kernel: Kernel) -> None:
+        """The kernel, started and with the agent's skills where they were asked for."""
+        await self.sandbox.sessions.prepare()
+        async with self._preparing:
+            await kernel.start()
+            if self._prepared != kernel.generation:
+                self._prepared = kernel.generation
+                self._followed = kernel.cwd
+                if "agent_skills" in self.sandbox.settings.plugins and kernel.plan.interpreter is None:
+                    cell = await kernel.execute(SKILLS, silent=True)
+                    if cell.done.result().status != "ok":
+                        log.error("The agent's skills could not be loaded: %s", cell.text())
+
+    async def run(self, action: RunIPython) -> IPythonResult:
+        """The cell's output, in the model's words."""
+        kernel = self.main()
+        await self._ready(kernel)
+        note, kernel.note = kernel.note, ""
+        if action.kernel_init_code and self._begun != kernel.generation:
+            await kernel.execute(action.kernel_init_code, timeout=action.timeout, silent=True)
+        self._begun = kernel.generation
+        cell = await kernel.execute(action.code, timeout=action.timeout, cwd=self._follow())
+        content = _content(cell, action.timeout)
+        if note:
+            content = f"[The kernel {note}. This is a new one: earlier variables are gone.]\n{content}"
+        if action.include_extra:
+            content += f"\n[Jupyter current working directory: {kernel.cwd}]"
+            content += f"\n[Jupyter Python interpreter: {kernel.interpreter}]"
+        return IPythonResult(content, action.code, cell.pictures())
+
+    def _follow(self) -> str | None:
+        """Where the main shell is, if that has changed since the last cell: the latest change counts."""
+        now = self.sandbox.cwd
+        if now == self._followed:
+            return None
+        self._followed = now
+        return now
+
+    async def close(self) -> None:
+        await asyncio.gather(*(kernel.close() for kernel in self.kernels.values()))
+
+
+def check() -> None:
+    """Raises `UnsupportedError` where the bundle's own Python has no kernel."""
+    for name in ("ipykernel", "jupyter_client"):
+        with contextlib.suppress(ModuleNotFoundError, ValueError):
+            if importlib.util.find_spec(name) is not None:
+                continue
+        raise UnsupportedError(
+            "This bundle has no Jupyter kernel: add the component jupyter to it, or name an interpreter of "
+            "the base image with --kernel-python."
+        )
+
+
+def _content(cell: Cell, timeout: float | None) -> str:
+    ended = cell.done.result()
+    text = truncated(cell.text().rstrip())
+    notes = []
+    if cell.timed_out:
+        notes.append(f"[Execution timed out ({timeout} seconds).]")
+        if ended.status == "died":
+            notes.append(
+                "[It did not end when it was interrupted, so the kernel was ended: the next cell runs in a "
+                "new one, and earlier variables are gone.]"
+            )
+    elif ended.status == "died":
+        notes.append(
+            f"[The kernel {ended.how}. The next cell runs in a new one, and earlier variables are gone.]"
+        )
+    elif not cell.outputs:
+        notes.append(NO_OUTPUT)
+    return "\n".join([*([text] if text else []), *notes])

@@ -1,0 +1,23 @@
+"""What a kernel speaks: cells go out, outputs and ends come back. One link per kernel process."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from graftbox.server.kernel.cell import Cell
+from graftbox.server.kernel.process import Process
+
+
+class Link(Protocol):
+    """Made before its process is started; the process gets `arguments`."""
+
+    @property
+    def arguments(self) -> list[str]: ...
+
+    async def open(self, process: Process) -> None:
+        """Returns when the kernel takes cells; cancelled when its process ends before that."""
+
+    def send(self, cell: Cell, *, cwd: str | None = None, silent: bool = False) -> None:
+        """Have the kernel run the cell, in the folder ``cwd`` from now on; its events go to the cell."""
+
+    def close(self) -> None: ...

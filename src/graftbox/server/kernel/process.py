@@ -1,0 +1,130 @@
+"""The process of a kernel: started as the sandbox's user, watched until its end, never outliving the server.
+
+It holds one end of a socket pair, the lifeline: when the server is gone, even by SIGKILL, the kernel reads
+the end of file there and kills itself with everything that it has started in its process group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from graftbox.errors import UnsupportedError
+from graftbox.server.environment import as_mapping
+from graftbox.server.identity import Identity
+
+_SAID = 4096
+"""Bytes of its last words that are kept."""
+_GRACE = 1.0
+
+
+class Process:
+    """``lifeline`` is our end of the socket pair; ``ended`` the exit code, or minus the signal."""
+
+    def __init__(self, argv: Sequence[str], entries: Iterable[bytes], identity: Identity, cwd: str) -> None:
+        self.lifeline, theirs = socket.socketpair()
+        reading, writing = os.pipe()
+        self.said = b""
+        try:
+            # Started here and not on another thread: the death signal follows the thread that forked.
+            self._popen = subprocess.Popen(
+                [*argv, str(theirs.fileno())],
+                env=as_mapping(identity.environment(entries)),
+                cwd=cwd if Path(cwd).is_dir() else "/",
+                stdin=_null(),
+                stdout=writing,
+                stderr=writing,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                **identity.popen(),
+            )
+        except OSError as error:
+            self.lifeline.close()
+            os.close(reading)
+            raise UnsupportedError(f"The kernel {argv[0]} can't be started: {error.strerror}.") from error
+        finally:
+            theirs.close()
+            os.close(writing)
+        self.pid = self._popen.pid
+        self._reading = reading
+        os.set_blocking(reading, False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(reading, self._listen)
+        self.ended = self._loop.create_task(self._watch())
+
+    def interrupt(self) -> None:
+        """SIGINT for the kernel and what it runs."""
+        self._signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    async def end(self) -> None:
+        """Hang up, wait a moment for it to leave, and kill what is left of its group."""
+        self.lifeline.close()
+        await asyncio.wait({self.ended}, timeout=_GRACE)
+        self.kill()
+        await asyncio.wait({self.ended})
+
+    def _signal(self, number: int) -> None:
+        # The group may live on after its leader, and its number stays taken until then.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def _listen(self) -> None:
+        try:
+            data = os.read(self._reading, 65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.said = (self.said + data)[-_SAID:]
+        else:
+            self._deaf()
+
+    def _deaf(self) -> None:
+        if self._reading >= 0:
+            self._loop.remove_reader(self._reading)
+            os.close(self._reading)
+            self._reading = -1
+
+    async def _watch(self) -> int:
+        try:
+            file = os.pidfd_open(self.pid)
+        except OSError:  # Linux before 5.3
+            await asyncio.to_thread(os.waitid, os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            over = asyncio.Event()
+            self._loop.add_reader(file, over.set)
+            try:
+                await over.wait()
+            finally:
+                self._loop.remove_reader(file)
+                os.close(file)
+        self.kill()  # what it has started must not go on without it
+        status = self._popen.wait()
+        if self._reading >= 0:
+            self._listen()
+        self._deaf()
+        self.lifeline.close()
+        return status
+
+
+def how_it_ended(status: int) -> str:
+    """``was killed by signal 9 (SIGKILL)`` or ``exited with exit code 3``."""
+    if status >= 0:
+        return f"exited with exit code {status}"
+    with contextlib.suppress(ValueError):
+        return f"was killed by signal {-status} ({signal.Signals(-status).name})"
+    return f"was killed by signal {-status}"
+
+
+def _null() -> int | None:
+    return subprocess.DEVNULL if Path(os.devnull).exists() else None
