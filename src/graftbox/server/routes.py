@@ -28,6 +28,7 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/upload_file": {"POST": "transfer:upload_file"},
     "/download_files": {"GET": "transfer:download_files"},
     "/v1/openapi.json": {"GET": "about:openapi"},
+    "/v1/capabilities": {"GET": "about:show_capabilities"},
     "/v1/sessions": {"GET": "sessions:list_all", "POST": "sessions:open_session"},
     "/v1/sessions/{name}": {"GET": "sessions:show", "DELETE": "sessions:close"},
     "/v1/sessions/{name}/run": {"POST": "sessions:run"},
@@ -53,6 +54,9 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/v1/files/mkdir": {"POST": "files:mkdir"},
     "/v1/files/move": {"POST": "files:move"},
     "/v1/files/edit": {"POST": "files:edit"},
+    "/v1/files/glob": {"GET": "search:glob"},
+    "/v1/files/grep": {"GET": "search:grep", "POST": "search:grep_body"},
+    "/v1/files/watch": {"GET": "search:watch"},
     "/v1/files/archive": {"GET": "transfer:read_archive", "PUT": "transfer:write_archive"},
 }
 """Path -> method -> function; the method WEBSOCKET stands for an upgrade of a GET, which gets a `Channel`."""
@@ -110,6 +114,13 @@ def socket(reference: str) -> SocketEndpoint:
 def endpoint(reference: str) -> Endpoint:
     """The function behind ``module:name`` below ``graftbox.server.api``."""
     return cast("Endpoint", _load(reference))
+
+
+def preload() -> None:
+    """Import what must answer even when no file can be opened any more."""
+    import_module("resource")
+    for reference in ("model:server_info", "about:show_capabilities"):
+        _load(reference)
 
 
 _loaded: dict[str, object] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import resource
 import signal
@@ -85,6 +86,8 @@ async def _prepare(sandbox: Sandbox, ready: asyncio.Event) -> None:
     finally:
         ready.set()
     await sandbox.prepare()
+    with contextlib.suppress(RuntimeError):
+        await asyncio.to_thread(routes.preload)
 
 
 def _once(ready: asyncio.Event, application: Application) -> Application:
