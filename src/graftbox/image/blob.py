@@ -102,7 +102,11 @@ def read(blob: Blob) -> bytes:
         raise VerificationError(
             f"The image's config {blob.digest} claims {blob.descriptor.size} bytes; that is no image config."
         )
-    return b"".join(blob.open())
+    try:
+        return b"".join(blob.open())
+    except VerificationError:
+        # Damaged on the way, perhaps: what is damaged where it is kept will be so again.
+        return b"".join(blob.open())
 
 
 def file_chunks(path: Path, offset: int = 0, size: int | None = None) -> Iterator[bytes]:

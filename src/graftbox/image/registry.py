@@ -22,7 +22,7 @@ from graftbox.image.manifest import (
     document,
 )
 from graftbox.image.reference import ImageName
-from graftbox.store import Store
+from graftbox.store import Store, digest_of
 
 if TYPE_CHECKING:
     from graftbox.image.connection import Connection, Registries
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 ACCEPT = {"Accept": ", ".join(ACCEPTED)}
 MANY_UNKNOWN = 2
 """Up to so many layers are mounted at once; of more, the registry is first asked which ones it lacks."""
+SPOILT = ("MANIFEST_INVALID", "DIGEST_INVALID")
+"""Errors of a manifest that was damaged on the way: ours are valid."""
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 T = TypeVar("T")
@@ -104,14 +106,13 @@ class RegistrySource:
     def _get_once(self, selector: str, digest: str | None) -> Document:
         url = f"{self._connection.base}/manifests/{selector}"
         data, headers = self._whole(url)
-        found = document(data, headers.get("Content-Type"), str(self.name))
         expected = digest or headers.get("Docker-Content-Digest")
-        if expected and expected.startswith("sha256:") and found.digest != expected:
+        if expected and expected.startswith("sha256:") and (got := digest_of(data)) != expected:
             raise VerificationError(
-                f"{self.name.host} answered with {found.digest} where {expected} was expected of "
+                f"{self.name.host} answered with {got} where {expected} was expected of "
                 f"{self.name}; nothing of it was used. Try again; if that fails too, the registry is damaged."
             )
-        return found
+        return document(data, headers.get("Content-Type"), str(self.name))
 
     def _whole(self, url: str) -> tuple[bytes, Headers]:
         """A manifest's bytes, read anew if the connection breaks."""
@@ -254,9 +255,13 @@ class RegistryTarget:
 
     def _put_manifest(self, manifest: Document, selector: str) -> Response:
         url, headers = f"{self._base}/manifests/{selector}", {"Content-Type": manifest.media_type}
-        response = self._connection.request("PUT", url, headers=headers, content=manifest.data)
-        stored = response.headers.get("Docker-Content-Digest")
-        if response.is_success and stored and stored != manifest.digest:
+        for _ in range(2):
+            response = self._connection.request("PUT", url, headers=headers, content=manifest.data)
+            stored = response.headers.get("Docker-Content-Digest") or manifest.digest
+            spoilt = response.status_code == 400 and any(code in response.text for code in SPOILT)
+            if not spoilt and (stored == manifest.digest or not response.is_success):
+                return response
+        if response.is_success:
             raise VerificationError(
                 f"{self.name.host} stored {stored} where {manifest.digest} was sent for {self.name}; "
                 "something between here and there changes manifests."

@@ -29,7 +29,7 @@ def upload(connection: Connection, blob: Blob, location: str | None = None) -> N
     A break, an overloaded registry and bytes that were damaged on the way are got over, as often as the
     host's patience allows. Raises what the blob's own source raises, or `TransportError`.
     """
-    attempt = 0
+    attempt, damaged = 0, False
     while True:
         attempt += 1
         session = _Session(connection, blob, location)
@@ -50,8 +50,14 @@ def upload(connection: Connection, blob: Blob, location: str | None = None) -> N
                 raise TransportError(
                     f"{connection.host.name} answered {refused.response.status_code} to an upload."
                 ) from None
-        except Exception:
-            # The blob's own source failed, or the user has interrupted: nothing half-sent stays.
+        except VerificationError:
+            # Damaged on its way from the source, perhaps: once more.
+            session.abandon()
+            if damaged or blob.path is not None:
+                raise
+            damaged = True
+        except BaseException:
+            # The blob's source failed, or the user has interrupted: nothing half-sent stays.
             session.abandon()
             raise
         location = None
