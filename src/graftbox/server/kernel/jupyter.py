@@ -48,6 +48,7 @@ class JupyterLink:
         self._replies: dict[str, Ended] = {}
         self._idle: set[str] = set()
         self._welcome = asyncio.Event()
+        self._ready = asyncio.Event()
 
     @property
     def arguments(self) -> list[str]:
@@ -65,6 +66,8 @@ class JupyterLink:
         self._tasks = [loop.create_task(self._listen()), loop.create_task(self._hear_replies())]
         # The kernel greets each subscriber: from then on nothing that it publishes is missed.
         await self._welcome.wait()
+        client.kernel_info()
+        await self._ready.wait()
 
     def send(self, cell: Cell, *, cwd: str | None = None, silent: bool = False) -> None:
         assert self._client is not None
@@ -113,6 +116,7 @@ class JupyterLink:
         assert self._client is not None
         while True:
             message = await self._client.shell_channel.get_msg()
+            self._ready.set()
             parent = message["parent_header"].get("msg_id", "")
             if parent in self._cells and message["msg_type"] == "execute_reply":
                 content = message["content"]

@@ -18,6 +18,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 CODE = HERE.parents[3]
 SKILLS = HERE.parent / "skills"
+_FOLDERS = ("HOME", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
 RESTART = "Note: you may need to restart the kernel to use updated packages."
 _PLACES = {"-t", "--target", "--prefix", "--root", "--user", "--python"}
 
@@ -33,7 +34,13 @@ def main() -> None:
     from graftbox.server.kernel.guest.application import Application
 
     app: Any = Application.in_folder(folder, connection_file)
+    # Jupyter's own folders are only asked for now; the user's programs are to see no variable of ours.
+    before = dict(os.environ)
+    os.environ.update(dict.fromkeys(_FOLDERS, folder))
     app.initialize([])
+    for name in _FOLDERS:
+        os.environ.pop(name) if name not in before else os.environ.update({name: before[name]})
+    sys.path.insert(0, "")
     _find_a_shell()
     app.shell.register_magic_function(Pip(app.shell, packages), "line", "pip")
     Pip.add_to_path(packages)
@@ -56,6 +63,8 @@ class Pip:
             for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
                 if name in before and not os.access(before[name], os.R_OK):
                     del os.environ[name]
+            if not os.path.isdir(before.get("HOME", "")):  # noqa: PTH112 - Path("") is a folder
+                os.environ["HOME"] = self.packages
             os.environ.update(self._place(line))
             self.shell.system(f"{shlex.quote(sys.executable)} -P -Xutf8 -m pip {line}")
         finally:
@@ -66,12 +75,14 @@ class Pip:
         importlib.invalidate_caches()
 
     def _place(self, line: str) -> dict[str, str]:
-        common = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_WARN_SCRIPT_LOCATION": "1"}
-        if any(word.partition("=")[0] in _PLACES for word in line.split()):
+        names = ("DISABLE_PIP_VERSION_CHECK", "NO_WARN_SCRIPT_LOCATION")
+        common = {**{f"PIP_{name}": "1" for name in names}, "PIP_ROOT_USER_ACTION": "ignore"}
+        common["PYTHONUSERBASE"] = self.packages
+        if line.split()[:1] != ["install"] or any(word.partition("=")[0] in _PLACES for word in line.split()):
             return common
         if sys.prefix != sys.base_prefix:  # a virtual environment has no packages of a user
             return {**common, "PIP_TARGET": _site(self.packages), "PIP_UPGRADE": "1"}
-        return {**common, "PYTHONUSERBASE": self.packages, "PIP_USER": "1"}
+        return {**common, "PIP_USER": "1"}
 
     @staticmethod
     def add_to_path(packages: str) -> None:
@@ -80,6 +91,7 @@ class Pip:
         if Path(place).is_dir() and place not in sys.path:
             known = len(sys.path)
             site.addsitedir(place)
+            # Behind the first, which stands for the kernel's folder.
             sys.path[1:1] = [sys.path.pop(known) for _ in range(len(sys.path) - known)]
 
 
