@@ -141,16 +141,19 @@ async def grep(query: Query, path: Path, identity: Identity) -> Result:
     """
     folder = await identity.call(path.is_dir)
     command = _command(query, "./" if folder else f"./{path.name}")
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={"LANG": "C.UTF-8"},
-        cwd=path if folder else path.parent,
-        limit=_BUFFER,
-        **identity.popen(),
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={"LANG": "C.UTF-8"},
+            cwd=path if folder else path.parent,
+            limit=_BUFFER,
+            **identity.popen(),
+        )
+    except OSError as error:
+        raise HTTPError(501, f"{command[0]} can't be run as the sandbox's user: {error.strerror}.") from error
     result = Result()
     assert process.stdout is not None
     assert process.stderr is not None

@@ -126,14 +126,14 @@ OPENAPI = {
         "Searched by ripgrep. Binary files are left out. Paths are relative to the folder.",
         query=GREP_QUERY,
         answers={200: LINES},
-        errors=(400, 404),
+        errors=(400, 404, 501),
     ),
     "grep_body": Operation(
         "Lines by pattern, in files by several globs",
         "Searched by ripgrep. Binary files are left out. Paths are relative to the folder.",
         body=GREP_BODY,
         answers={200: LINES},
-        errors=(400, 404),
+        errors=(400, 404, 501),
     ),
     "watch": Operation(
         "Changes as they happen",
