@@ -29,6 +29,9 @@ from graftbox.wire.observations import (
     several_commands,
 )
 
+SCROLLBACK = 10_012
+"""Lines that the model's terminal holds: its history and a part of its screen."""
+FORGOTTEN = "[Previous command outputs are truncated. Showing the last {} lines of the output below.]\n"
 _BIG = 64 * 1024
 # A visible answer shows 30 000 characters; more raw bytes than this are rendered for nothing.
 _VISIBLE = 512 * 1024
@@ -134,6 +137,9 @@ class Conversation:
         self, action: Run, command: str, ended: Report | Death, *, unsent: bool, note: str
     ) -> RunResult:
         content = await self._take(action, command)
+        if not action.hidden:
+            forgotten, content = _remembered(content)
+            note += forgotten
         self.current = None
         if isinstance(ended, Death):
             self.shell.death = None
@@ -181,6 +187,16 @@ class Conversation:
         self.current.heard = self.current.done.done()
         self.shell.on_change()
         return text
+
+
+def _remembered(content: str) -> tuple[str, str]:
+    """What the model's terminal would still hold of an output, and the note that clients know it by."""
+    if content.count("\n") < SCROLLBACK:
+        return "", content
+    recent = "\n".join(content.rsplit("\n", SCROLLBACK)[1:])
+    # Where even more was left out for its size.
+    recent = recent.rpartition(TRUNCATED)[2]
+    return FORGOTTEN.format(recent.count("\n") + 2), recent
 
 
 def _host_name() -> str:
