@@ -363,6 +363,12 @@ class Host:
         """Accept on ``host:port`` (None: no TCP; 0: a free port, then in ``port``) and on the socket
         ``path``.
         """
+        import resource
+
+        # Half of the files that may be open are for what the clients ask for.
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if files != resource.RLIM_INFINITY:
+            self.max_connections = min(self.max_connections, max(8, files // 2))
         loop = asyncio.get_running_loop()
         if port is not None:
             server = await loop.create_server(self._connection, host, port, backlog=512, reuse_address=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from graftbox.server.schema import Schema
 
 MAX_BODY = 64 * 1024 * 1024
-"""Bytes of a request body that is read as a whole."""
+"""Bytes of a request body that is read as a whole, unless the settings say otherwise."""
 MAX_JSON = 16 * 1024 * 1024
 """Bytes of a JSON request body under /v1."""
 
@@ -90,8 +91,10 @@ class Request:
             yield message["body"]
             more = message["more_body"]
 
-    async def body(self, limit: int = MAX_BODY) -> bytes:
-        """The whole body; more than ``limit`` bytes are a 413."""
+    async def body(self, limit: int | None = None) -> bytes:
+        """The whole body; more than ``limit`` bytes, or than the settings allow, are a 413."""
+        most = self.sandbox.settings.limits.max_body_bytes
+        limit = most if limit is None else min(limit, most)
         announced = self.header(b"content-length") or b"0"
         too_large = HTTPError(413, f"The request body is larger than {limit} bytes.")
         if announced.isdigit() and int(announced) > limit:
@@ -136,6 +139,16 @@ class Request:
         except MismatchError as error:
             raise HTTPError(422, str(error)) from error
         return values
+
+    async def within(self, seconds: float, event: Coroutine[Any, Any, object]) -> None:
+        """Wait for ``event``, but no longer than ``seconds`` and than the client does."""
+        waiting = asyncio.ensure_future(event)
+        gone = asyncio.ensure_future(self.disconnected())
+        # Once around the loop even when no time is given: the event may be over already.
+        await asyncio.wait({waiting, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in (waiting, gone):
+            task.cancel()
+        await asyncio.gather(waiting, gone, return_exceptions=True)
 
     async def disconnected(self) -> None:
         """Returns when the client has gone away; only once the body has been read."""

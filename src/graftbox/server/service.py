@@ -37,6 +37,7 @@ async def serve(settings: Settings, environment: Environment, *, restarted: bool
             "No key is asked for: whoever reaches this server's port can run commands in this sandbox."
         )
     sandbox = Sandbox(settings, environment)
+    sandbox.sessions.limit = settings.limits.max_sessions
     sandbox.identity = users.choose(settings, environment)
     ready = asyncio.Event()
     application = _once(ready, App(sandbox, settings.key))

@@ -29,7 +29,8 @@ class Client:
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         self.connection.request(method, path, data, headers or {})
         response = self.connection.getresponse()
-        return response.status, json.loads(response.read())
+        answer = response.read()
+        return response.status, json.loads(answer) if answer else None
 
     def act(self, kind: str, timeout: float | None = 30, **args: object) -> Any:
         action = {"action": kind, "args": args, "timeout": timeout}
