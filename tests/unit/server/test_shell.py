@@ -65,10 +65,12 @@ def test_a_command_of_a_hundred_kilobytes_arrives_whole(client: Any) -> None:
     assert client.output(f"printf %s '{text}' | sha256sum | cut -d' ' -f1") == expected
 
 
-def test_megabytes_of_output_come_back_cut_in_the_middle(client: Any) -> None:
+def test_of_megabytes_of_output_the_last_lines_come_back_cut_in_the_middle(client: Any) -> None:
     answer = client.run("seq 1 500000")
     content = answer["content"]
-    assert content.startswith("1\n2\n3\n")
+    assert content.startswith("489989\n489990\n")
+    note = "[Previous command outputs are truncated. Showing the last 10013 lines of the output below.]\n"
+    assert answer["extras"]["metadata"]["prefix"] == note
     assert content.endswith("499999\n500000")
     assert "[... Observation truncated due to length ...]" in content
     assert len(content) == 30_000 + len("\n[... Observation truncated due to length ...]\n")
