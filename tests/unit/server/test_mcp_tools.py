@@ -164,14 +164,68 @@ def test_files_are_written_read_and_edited(client: Any) -> None:
     assert part == "two\n[The file goes on; read more with offset 3.]"
 
 
+def test_files_are_edited_and_edits_taken_back(client: Any) -> None:
+    path = str(client.folder / "code.py")
+    assert "created" in text(call(client, "edit", command="create", path=path, file_text="a = 1\nb = 2\n"))
+    changed = call(client, "edit", command="str_replace", path=path, old_str="a = 1", new_str="a = 3")
+    assert "a = 3" in text(changed)
+    wrong = call(client, "edit", command="str_replace", path=path, old_str="nowhere", new_str="x")
+    assert wrong.is_error
+    assert "did not appear verbatim" in wrong.content[0].text
+    assert "     2\tb = 2" in text(call(client, "edit", command="view", path=path, view_range=[1, 2]))
+    call(client, "edit", command="undo_edit", path=path)
+    assert Path(path).read_text() == "a = 1\nb = 2\n"
+
+
+def test_files_are_listed_and_found_by_name_and_content(client: Any) -> None:
+    folder = client.folder / "project"
+    (folder / "src").mkdir(parents=True)
+    (folder / "src" / "main.py").write_text("import os\n\nprint(os.getcwd())\n")
+    (folder / ".hidden.py").write_text("import os\n")
+    (folder / "link").symlink_to("src")
+    listed = text(call(client, "list", path=str(folder))).splitlines()
+    assert sorted(listed) == [".hidden.py (10 bytes)", "link -> src", "src/"]
+    assert "src/main.py (30 bytes)" in text(call(client, "list", path=str(folder), recursive=True))
+    assert text(call(client, "glob", pattern="**/*.py", path=str(folder))) == "src/main.py"
+    assert (
+        text(call(client, "glob", pattern="*.rs", path=str(folder)))
+        == "[No file or folder fits the pattern.]"
+    )
+    found = text(call(client, "grep", pattern="^import o.$", path=str(folder)))
+    assert found == "src/main.py:1:import os"
+    found = text(call(client, "grep", pattern="GETCWD", path=str(folder), ignore_case=True, context=1))
+    assert found.startswith("src/main.py-2-\nsrc/main.py:3:print(os.getcwd())")
+    assert text(call(client, "grep", pattern="nothing", path=str(folder))) == "[Nothing matches.]"
+    assert call(client, "grep", pattern="(", path=str(folder)).is_error
+    for tool in ("list", "glob", "grep"):
+        arguments = {} if tool == "list" else {"pattern": "x"}
+        absent = call(client, tool, path="/nowhere", **arguments)
+        assert absent.is_error
+        assert "There is no such file or folder" in absent.content[0].text
+
+
+def test_cells_run_in_python_and_a_cancelled_one_is_interrupted(client: Any) -> None:
+    async def work(mcp: McpClient) -> Any:
+        if "python" not in {tool.name for tool in (await mcp.list_tools()).tools}:
+            pytest.skip("missing on this machine: ipykernel and jupyter_client")
+        assert text(await mcp.call_tool("python", {"code": "x = 6\nx * 7"})).strip() == "42"
+        cell = "import time\nopen('begun', 'w').close()\ntry:\n    time.sleep(60)\nfinally:\n    y = 1"
+        running = asyncio.create_task(mcp.call_tool("python", {"code": cell}))
+        while not (client.folder / "begun").exists():
+            await asyncio.sleep(0.02)
+        running.cancel()
+        return await mcp.call_tool("python", {"code": "x + y"})
+
+    assert text(use(client, work)).strip() == "7"
+
+
 def test_a_picture_is_shown_as_a_picture(client: Any) -> None:
     (client.folder / "dot.png").write_bytes(PIXEL)
     result = call(client, "read", path=str(client.folder / "dot.png"))
-    if result.is_error:
-        pytest.skip("reading pictures is not there yet")
     (content,) = result.content
     assert content.mime_type == "image/png"
     assert base64.b64decode(content.data) == PIXEL
+    assert "no such file" in call(client, "read", path="/nowhere.png").content[0].text
 
 
 @pytest.mark.parametrize(
@@ -193,6 +247,28 @@ def test_a_mistake_is_the_tools_answer_for_the_model_to_read(
     result = use(client, lambda mcp: mcp.call_tool(tool, arguments))
     assert result.is_error
     assert said in result.content[0].text
+
+
+def test_files_are_resources(client: Any) -> None:
+    (client.folder / "a note.md").write_text("grüße\n")
+    (client.folder / "dot.gif").write_bytes(b"GIF\0\xff")
+
+    async def work(mcp: McpClient) -> None:
+        listed = {each.name: each for each in (await mcp.list_resources()).resources}
+        assert listed["a note.md"].uri == (client.folder / "a note.md").as_uri()
+        assert listed["a note.md"].size == 8
+        (template,) = (await mcp.list_resource_templates()).resource_templates
+        assert template.uri_template == "file://{+path}"
+        (note,) = (await mcp.read_resource(listed["a note.md"].uri)).contents
+        assert note.text == "grüße\n"
+        (dot,) = (await mcp.read_resource(listed["dot.gif"].uri)).contents
+        assert (dot.mime_type, base64.b64decode(dot.blob)) == ("image/gif", b"GIF\0\xff")
+        refused = ("http://elsewhere/", "file:relative", "file:///nowhere", "file:///tmp", "file:///a%00")
+        for uri in (*refused, "file:///dev/zero", "file://elsewhere/etc/passwd"):
+            with pytest.raises(MCPError):
+                await mcp.read_resource(uri)
+
+    use(client, work)
 
 
 def test_an_unknown_tool_is_a_protocol_error(client: Any) -> None:

@@ -22,10 +22,11 @@ from mcp.shared.exceptions import MCPError
 from graftbox import __version__
 from graftbox.errors import GraftboxError
 from graftbox.server.http import Message, Receive, Send
+from graftbox.server.mcp import resources
 from graftbox.server.mcp.proxy import Proxy
 from graftbox.server.mcp.stdio import StdioServer
-from graftbox.server.mcp.tools import BY_NAME, TOOLS, Call, failed
-from graftbox.server.request import MAX_BODY
+from graftbox.server.mcp.tool import Call, failed
+from graftbox.server.mcp.tools import BY_NAME, TOOLS
 
 if TYPE_CHECKING:
     from graftbox.server.sandbox import Sandbox
@@ -64,6 +65,9 @@ class McpServer(Server[Any]):
             on_list_tools=self._list,
             on_call_tool=self._call,
             on_subscriptions_listen=ListenHandler(self.bus, max_subscriptions=MAX_STREAMS),
+            on_list_resources=self._list_files if own else None,
+            on_list_resource_templates=self._list_templates if own else None,
+            on_read_resource=self._read_file if own else None,
         )
         # The only one there is: spans for a tracer that nobody installs here.
         self.middleware.clear()
@@ -101,6 +105,21 @@ class McpServer(Server[Any]):
                 tools.append(tool.model_copy(update={"name": name}))
         return types.ListToolsResult(tools=tools)
 
+    async def _list_files(
+        self, context: Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListResourcesResult:
+        return await resources.listed(self.sandbox, params.cursor if params else None)
+
+    async def _list_templates(
+        self, context: Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListResourceTemplatesResult:
+        return types.ListResourceTemplatesResult(resource_templates=[resources.TEMPLATE])
+
+    async def _read_file(
+        self, context: Context, params: types.ReadResourceRequestParams
+    ) -> types.ReadResourceResult:
+        return await resources.read(self.sandbox, str(params.uri))
+
     async def _call(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         name, arguments = params.name, params.arguments
         own = BY_NAME.get(name) if self.own else None
@@ -130,13 +149,14 @@ class Gateway:
         self.bridge = McpServer(
             sandbox, self._bridged, own=False, instructions="The MCP servers inside this sandbox."
         )
+        body = sandbox.settings.limits.max_body_bytes
         self.manager = StreamableHTTPSessionManager(
             self.full,
             session_idle_timeout=idle,
             max_sessions=max_sessions,
-            max_request_body_size=MAX_BODY,
+            max_request_body_size=body,
         )
-        self.sse = SseServerTransport("/mcp/messages/", max_request_body_size=MAX_BODY)
+        self.sse = SseServerTransport("/mcp/messages/", max_request_body_size=body)
         self.streams = 0
         self._over = asyncio.Event()
         self._announcing: asyncio.Task[None] | None = None
