@@ -68,13 +68,17 @@ async def opened(path: Path, identity: Identity) -> tuple[BinaryIO, os.stat_resu
     return file, os.fstat(file.fileno())
 
 
-async def pieces(file: BinaryIO, part: Span, identity: Identity) -> AsyncGenerator[bytes]:
+async def pieces(file: BinaryIO, part: Span | None, identity: Identity) -> AsyncGenerator[bytes]:
     """``part`` of ``file``, which is closed at the end; a file that shrinks meanwhile ends the connection.
 
-    Yields nothing first, so that one who has taken that can rely on the file being closed.
+    None: all there is, for files that don't know their size. Yields nothing first, so that one who has taken that can rely on the file being closed.
     """
     with file:
         yield b""
+        if part is None:
+            while piece := await identity.call(file.read, PIECE):
+                yield piece
+            return
         if part.first:
             file.seek(part.first)
         left = part.size

@@ -59,6 +59,14 @@ def test_a_file_is_written_and_read(client: Any, folder: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o751
 
 
+def test_empty_files_and_those_of_the_kernel_are_read(client: Any, folder: Path) -> None:
+    (folder / "empty").touch()
+    assert ask(client, "GET", content(folder / "empty"))[1] == b""
+    assert b"VmRSS" in ask(client, "GET", content("/proc/self/status"))[1]
+    response, data = ask(client, "GET", content(folder / "empty"), Range="bytes=0-")
+    assert (response.status, detail(data)) == (416, "The range is beyond the file's 0 bytes.")
+
+
 @pytest.mark.parametrize(
     ("wanted", "status", "sent"),
     [

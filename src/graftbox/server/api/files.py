@@ -240,10 +240,12 @@ async def read(request: Request) -> Response:
     except BaseException:
         file.close()
         raise
-    sent = part or transfer.Span(0, found.st_size - 1)
+    # Files of the kernel's, as in /proc, have content but no size.
+    sent = part or (transfer.Span(0, found.st_size - 1) if found.st_size else None)
     body = transfer.pieces(file, sent, identity)
     await anext(body)
-    headers += ((b"content-length", str(sent.size).encode()),)
+    if sent:
+        headers += ((b"content-length", str(sent.size).encode()),)
     if part:
         headers += ((b"content-range", f"bytes {part.first}-{part.last}/{found.st_size}".encode()),)
     return Response(206 if part else 200, body, _BYTES.content_type, headers)
