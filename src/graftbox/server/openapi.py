@@ -4,7 +4,7 @@ To add an endpoint:
 
 1. A line in ``routes.ROUTES``: ``"/v1/things/{name}": {"GET": "things:show"}``.
 2. In ``api/things.py`` the function, and next to it its entry in that module's ``OPENAPI``, under the
-   function's name::
+   function's name; or, where that gets long, all of it in ``shapes/things.py``::
 
        from graftbox.server.openapi import Operation
 
@@ -137,9 +137,12 @@ def undescribed(routes: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def described(reference: str) -> Operation | None:
-    """What the module of ``module:function`` says of that function."""
+    """What the module of ``module:function``, or the one of that name in `shapes`, says of that function."""
     module, _, name = reference.partition(":")
-    found: Operation | None = getattr(import_module(f"graftbox.server.api.{module}"), "OPENAPI", {}).get(name)
+    place = import_module(f"graftbox.server.api.{module}")
+    if not hasattr(place, "OPENAPI"):
+        place = import_module(f"graftbox.server.shapes.{module}")
+    found: Operation | None = place.OPENAPI.get(name)
     return found
 
 

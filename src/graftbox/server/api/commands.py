@@ -16,10 +16,8 @@ from graftbox.server.become import become, environment_for
 from graftbox.server.environment import find_shells
 from graftbox.server.jobs import Job, Order
 from graftbox.server.request import HTTPError, Request, Response, answer
-from graftbox.server.shapes.commands import OPENAPI, READ, RUN, SIGNAL, START, WAIT, WATCH
+from graftbox.server.shapes.commands import READ, RUN, SIGNAL, START, WAIT, WATCH
 from graftbox.server.stream import Output
-
-__all__ = ["OPENAPI"]
 
 
 async def run(request: Request) -> Response:

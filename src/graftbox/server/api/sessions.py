@@ -16,9 +16,7 @@ from graftbox.server.calls import Call
 from graftbox.server.request import HTTPError, Request, Response, answer
 from graftbox.server.sessions import BusyError, NameTakenError, Session, TooManyError
 from graftbox.server.shapes.commands import SIGNAL, WAIT
-from graftbox.server.shapes.sessions import INPUT, OPEN, OPENAPI, READ, RUN, SIZE, WATCH
-
-__all__ = ["OPENAPI"]
+from graftbox.server.shapes.sessions import INPUT, OPEN, READ, RUN, SIZE, WATCH
 
 
 @contextlib.contextmanager
