@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urlsplit
 
 from graftbox import __version__
 from graftbox.errors import TransportError
-from graftbox.image import auth, credentials
+from graftbox.image import auth, credentials, tls
 from graftbox.image.auth import Challenge, Scopes, Tokens
 from graftbox.image.credentials import Credential
 from graftbox.image.pool import BREAKS, Pool, Response, in_words, joined
@@ -49,7 +49,7 @@ class Host:
 
     def __init__(self, name: str, settings: Settings, stop: threading.Event | None = None) -> None:
         self.name, self.settings = name, settings
-        self._plain = name in settings.plain_http or is_loopback(name)
+        self._plain = name in settings.plain_http or (is_loopback(name) and not tls.is_configured(name))
         server = "registry-1.docker.io" if name == DOCKER_HUB else name
         self.address = f"{'http' if self._plain else 'https'}://{server}"
         self._origin = origin(self.address)
@@ -71,8 +71,6 @@ class Host:
         return self._made
 
     def _connected(self) -> Pool:
-        from graftbox.image import tls
-
         return Pool(
             None if self._plain else tls.context(self.name, self.settings.authority),
             agent=f"graftbox/{__version__}",

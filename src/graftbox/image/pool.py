@@ -7,6 +7,7 @@ what a batch of thousands of images consists of.
 from __future__ import annotations
 
 import json
+import logging
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ BREAKS = (
     httpcore2.TimeoutException,
 )
 NO_CONNECTION = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.ProxyError)
+# Its debug lines hold whole headers, and with them signed addresses and tokens.
+logging.getLogger("httpcore2").setLevel(logging.WARNING)
+
 SAFE = "%/:?#[]@!$&'()*+,;=~"
 
 

@@ -10,8 +10,6 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpcore2
-
 from graftbox.errors import ConfigurationError
 
 VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
@@ -22,6 +20,8 @@ def context(host: str, authority: Path | None = None) -> ssl.SSLContext:
 
     Raises `ConfigurationError` naming the file that holds no certificate.
     """
+    import httpcore2
+
     made = httpcore2.default_ssl_context()
     extra = [Path(os.environ[name]) for name in VARIABLES if os.environ.get(name)]
     if authority is not None:
@@ -36,6 +36,11 @@ def context(host: str, authority: Path | None = None) -> ssl.SSLContext:
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(f"{path} holds no certificates in PEM form ({error}).") from error
     return made
+
+
+def is_configured(host: str) -> bool:
+    """Whether certs.d says how to trust this host: then it speaks TLS, even on this machine."""
+    return next(_folders(host), None) is not None
 
 
 def _folders(host: str) -> Iterator[Path]:
