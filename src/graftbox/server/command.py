@@ -66,6 +66,7 @@ class Command:
         self.start = self.taken = log.end
         self.end: int | None = None
         self.done: asyncio.Future[Report | Death] = asyncio.get_running_loop().create_future()
+        self.begun = asyncio.Event()
         self.heard = False
         """Whether its end has been told to whoever gave it."""
         self.last_output = time.monotonic()
@@ -92,6 +93,7 @@ class Command:
     def marked(self, phase: str, offset: int) -> None:
         if phase == "B":
             self.start = offset
+            self.begun.set()
             # A former server may have told of some of it already.
             self.taken = max(offset, self.taken)
         self._marks.append((phase, offset))
@@ -110,6 +112,7 @@ class Command:
     def died(self, death: Death) -> None:
         if not self.done.done():
             self.end = self.log.end
+            self.begun.set()
             self.done.set_result(death)
             self.on_end()
 

@@ -27,6 +27,7 @@ from graftbox.server.quoting import ansi_c
 from graftbox.server.tmux import Tmux, TmuxError
 
 READY_SECONDS = 15.0
+BEGIN_SECONDS = 2.0
 _FIELDS = 5
 _SILENT = "The shell no longer reported how its commands end, and was killed"
 
@@ -147,11 +148,13 @@ class Shell:
 
     async def write(self, data: bytes) -> None:
         """Bytes as a keyboard sends them."""
+        await self._begun()
         if self.pane is not None:
             self.pane.type(data)
 
     async def press(self, key: str) -> None:
         """Press a key by tmux's name for it."""
+        await self._begun()
         if self.pane is None:
             return
         if len(key) == 3 and key.startswith("C-") and "@" <= key[2].upper() <= "_":
@@ -159,6 +162,13 @@ class Shell:
         else:
             with suppress(TmuxError):
                 await self.tmux.press(self.place, key)
+
+    async def _begun(self) -> None:
+        """What is typed for a command must not reach the shell before it has taken the command."""
+        if self.running is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BEGIN_SECONDS):
+                    await self.running.begun.wait()
 
     async def resize(self, columns: int, rows: int) -> None:
         self.columns, self.rows = columns, rows
