@@ -68,7 +68,7 @@ class Kernels:
                 f"The Python {interpreter} for the kernel is not an executable file; name another with "
                 "--kernel-python, or none for the bundle's own."
             )
-        return path
+        return str(Path(path).absolute())
 
     def _launch(self, plan: Plan) -> tuple[Link, list[str], str]:
         folder = self.sandbox.sessions.folder
