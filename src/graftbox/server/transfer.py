@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from graftbox.errors import UsageError
 from graftbox.server.disk import Draft, open_regular
-from graftbox.server.entries import etag
+from graftbox.server.entries import Found, entry, etag
 from graftbox.server.identity import Identity
 from graftbox.server.request import HTTPError
 
@@ -71,7 +73,8 @@ async def opened(path: Path, identity: Identity) -> tuple[BinaryIO, os.stat_resu
 async def pieces(file: BinaryIO, part: Span | None, identity: Identity) -> AsyncGenerator[bytes]:
     """``part`` of ``file``, which is closed at the end; a file that shrinks meanwhile ends the connection.
 
-    None: all there is, for files that don't know their size. Yields nothing first, so that one who has taken that can rely on the file being closed.
+    None: all there is, for files that don't know their size. Yields nothing first, so that one who has taken
+    that can rely on the file being closed.
     """
     with file:
         yield b""
@@ -127,18 +130,21 @@ class Terms:
 
 async def received(
     stream: AsyncIterator[bytes], path: Path, terms: Terms, identity: Identity, size: int | None = None
-) -> bool:
-    """Write the file from ``stream``, of ``size`` bytes if known; True: it is new. `OSError`, 412."""
+) -> tuple[bool, Found]:
+    """Write the file from ``stream``, of ``size`` bytes if known; whether it is new, and what is there now.
+
+    Raises `OSError`, `SpecialFileError`, and a 412 `HTTPError`.
+    """
     draft = await identity.call(_draft, path, terms, size)
     new = draft.existing is None
     try:
         async for piece in gathered(stream):
             await identity.call(draft.write, piece)
-        await identity.call(_commit, draft, terms)
-    finally:
-        # Quick, and must not be cancelled half way: it is done here.
-        await _finished(identity, draft.discard)
-    return new
+        return new, await identity.call(_commit, draft, path, terms)
+    except BaseException:
+        # To its end, even while the request is being cancelled.
+        await asyncio.shield(identity.call(draft.discard))
+        raise
 
 
 def _draft(path: Path, terms: Terms, size: int | None) -> Draft:
@@ -157,21 +163,13 @@ def _draft(path: Path, terms: Terms, size: int | None) -> Draft:
 
 def room(folder: Path, size: int) -> None:
     """Raises the error of a full disk before it is one: ``size`` bytes are to come."""
-    import errno
-
     found = os.statvfs(folder)
     # Some file systems do not count their blocks.
     if found.f_blocks and found.f_bavail * found.f_frsize < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
-def _commit(draft: Draft, terms: Terms) -> None:
+def _commit(draft: Draft, path: Path, terms: Terms) -> Found:
     terms.check(draft.target)
     draft.commit(terms.mode, exclusive=(terms.if_none_match or "").strip() == "*")
-
-
-async def _finished(identity: Identity, function: Callable[[], None]) -> None:
-    """Run it to its end even while the request is being cancelled."""
-    import asyncio
-
-    await asyncio.shield(identity.call(function))
+    return entry(path, follow=True)

@@ -262,10 +262,8 @@ async def write(request: Request) -> Response:
     )
     length = header(request, b"content-length") or ""
     size = int(length) if length.isdigit() else None
-    identity = request.sandbox.identity
     with told(path):
-        new = await transfer.received(request.stream(), path, terms, identity, size)
-        found = await identity.call(entry, path, follow=True)
+        new, found = await transfer.received(request.stream(), path, terms, request.sandbox.identity, size)
     response = answer(found, 201 if new else 200)
     response.headers = ((b"etag", found["etag"].encode()),)
     return response

@@ -21,7 +21,7 @@ from graftbox.server.identity import Identity
 from graftbox.server.openapi import Media, Operation
 from graftbox.server.packing import CONTENT_TYPES, FORMATS, check_readable, packed, steps
 from graftbox.server.request import HTTPError, InvalidRequestError, Request, Response, answer
-from graftbox.server.schema import TEXT, Schema
+from graftbox.server.schema import Schema
 from graftbox.server.unpacking import unpack_tar, unpack_zip
 
 UPLOADS = 2
@@ -35,6 +35,7 @@ UNPACKED: Schema = {
     "required": ["path", "members"],
     "properties": {"path": {"type": "string"}, "members": {"type": "integer"}},
 }
+_ABSOLUTE: Schema = {"type": "string", "pattern": r"^/[^\x00]*$", "x-bytes": True}
 _ARCHIVE = Media("application/octet-stream")
 _FORM: Schema = {
     "type": "object",
@@ -50,13 +51,14 @@ OPENAPI = {
             "type": "object",
             "properties": {"path": {"type": ["string", "null"], "x-bytes": True}},
         },
+        body_required=False,
         answers={200: {"type": "array", "items": {"type": "string"}}},
     ),
     "upload_file": Operation(
         "Put a file into a folder, or unpack a zip archive there",
         "A file whose name ends in .zip is unpacked, and must be one with `recursive`. All of it arrives, or "
         "nothing.",
-        query={"destination": {**TEXT, "default": "/", "x-bytes": True}, "recursive": FLAG},
+        query={"destination": {**_ABSOLUTE, "default": "/"}, "recursive": FLAG},
         body=Media("multipart/form-data", _FORM),
         answers={
             200: {
@@ -75,7 +77,7 @@ OPENAPI = {
     "download_files": Operation(
         "A folder, or a file, as a zip archive",
         "Links to files are followed.",
-        query={"path": {**TEXT, "x-required": True, "x-bytes": True}},
+        query={"path": {**_ABSOLUTE, "x-required": True}},
         answers={200: Media("application/zip")},
         errors=(400, 404, 409),
     ),
@@ -85,7 +87,7 @@ OPENAPI = {
         "pipes, sockets and devices are left out. Names are relative to the folder. What the sandbox's user "
         "may not read is a 403 before anything is sent.",
         query=DOWNLOAD,
-        answers={200: _ARCHIVE},
+        answers={200: tuple(Media(kind) for kind in CONTENT_TYPES.values())},
         errors=(400, 404, 409),
     ),
     "write_archive": Operation(
