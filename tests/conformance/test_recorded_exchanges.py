@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 SAMPLES = sorted((HERE / "samples").glob("*.json"))
 DIFFERENCES: dict[str, dict[str, str]] = json.loads((HERE / "differences.json").read_text())
 KEY = "conformance"
+PLUGINS = ("--plugins", "agent_skills", "jupyter")
 # The model's own answer where it runs without a browser.
 BROWSER_OFF = "Browser functionality is not supported or disabled."
 NO_BROWSER = {
@@ -72,7 +73,7 @@ def unzipped(data: bytes) -> list[list[str]]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
     folder = tmp_path_factory.mktemp("workspace").resolve()
     process = subprocess.Popen(
-        [sys.executable, "-m", "graftbox.server", "0", "--working-dir", str(folder)],
+        [sys.executable, "-m", "graftbox.server", "0", "--working-dir", str(folder), *PLUGINS],
         stderr=subprocess.PIPE,
         text=True,
         env={
@@ -118,6 +119,9 @@ def common(path: str, value: object) -> object:
     if isinstance(value, str):
         value = re.sub(r"^(\[\d+\]) \d+$|^(/\n)\d+$", r"\1\2<pid>", value)
         value = re.sub(r"after 10 seconds", "after 1 seconds", value)
+        value = re.sub(r"(Jupyter Python interpreter: )[^]]+", r"\1<known>", value)
+        value = re.sub(r"(oh_aci_output_)[0-9a-f]{32}", r"\1<random>", value)
+        value = re.sub(r"pip [\d.]+ from \S+ \(python [\d.]+\)", "pip <known>", value)
     return value
 
 
