@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,20 @@ def test_a_closed_watch_leaves_no_open_file(tmp_path: Path) -> None:
             os.fstat(handle)
 
     asyncio.run(main())
+
+
+def test_a_watch_ends_with_its_client(client: Any, tmp_path: Path) -> None:
+    several = [Changes(client.port, tmp_path) for _ in range(32)]
+    status, answer = client.ask("GET", f"{FILES}/watch?path={tmp_path}")
+    assert status == 429
+    assert "Close one of them" in answer["detail"]
+    deadline = time.monotonic() + 10
+    for each in several:
+        each.close()
+        # What is not there is only looked for once there is room for one more.
+        while client.ask("GET", f"{FILES}/watch?path=/none")[0] == 429:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        several[several.index(each)] = Changes(client.port, tmp_path)
+    for each in several:
+        each.close()
