@@ -192,10 +192,11 @@ def mirror() -> str:
     raise AssertionError("apt knows no Debian archive on this machine; run apt-get update")
 
 
-def debian_layer(suite: str) -> Callable[[Path], None]:
+def debian_layer(suite: str, *packages: str) -> Callable[[Path], None]:
     def make(path: Path) -> None:
         # A testing suite may be past its Valid-Until on a mirror; these images are tests, not products.
         options = ["--quiet", "--variant=minbase", "--aptopt=Acquire::Check-Valid-Until false"]
+        options += [f"--include={','.join(packages)}"] if packages else []
         command = ["mmdebstrap", *options, "--format=tar", suite, str(path), mirror()]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"mmdebstrap {suite} failed:\n{done.stderr[-2000:]}"
@@ -281,6 +282,12 @@ BASES["hostile"] = Base(
     "cat",
     "bookworm",
 )
+WORKSHOP = Base(
+    "workshop",
+    debian_layer("bookworm", "curl", "git", "procps", "python-is-python3", "python3", "sudo"),
+    {"Env": [f"PATH={DEFAULT_PATH}"], "Cmd": ["bash"]},
+)
+"""What agents' base images usually bring; not one of the matrix."""
 
 
 # --- the layout ------------------------------------------------------------------------------------------
@@ -303,7 +310,8 @@ def reference(name: str) -> str:
 
 def make(names: Sequence[str]) -> None:
     """Makes those that are missing, two layers at a time."""
-    wanted = [BASES[name] for name in names if BASES[name].layer is not None]
+    known = {**BASES, WORKSHOP.name: WORKSHOP}
+    wanted = [known[name] for name in names if known[name].layer is not None]
     with _lock():
         index = _read_index()
         missing = [base for base in wanted if base.name not in index]
