@@ -20,6 +20,7 @@ from graftbox.errors import UnsupportedError
 from graftbox.server import mcp as package
 from graftbox.server.environment import Environment
 from graftbox.server.http import Host
+from graftbox.server.identity import Identity
 from graftbox.server.mcp import Mcp, gateway
 from graftbox.server.mcp.gateway import Gateway
 from graftbox.server.sandbox import Sandbox
@@ -167,6 +168,20 @@ def test_one_stream_too_many_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
             assert (await client.get(f"{url}/nothing")).status_code == 404
 
     asyncio.run(test())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which alone can become another user")
+def test_stdio_servers_run_as_the_sandboxs_user(tmp_path: Path) -> None:
+    async def test() -> str:
+        async with running(tmp_path) as (made, _):
+            made.proxy.sandbox.identity = Identity(
+                65534, 65533, (65533, 65532), "someone", "/h", switched=True
+            )
+            command = {"command": "sh", "args": ["-c", "echo $(id -u) $(id -G) $USER $HOME >&2"]}
+            (problem,) = await made.proxy.update([{"name": "who", **command}])
+            return problem
+
+    assert asyncio.run(test()).endswith("Its last words: 65534 65533 65532 someone /h")
 
 
 def test_without_the_library_the_server_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
