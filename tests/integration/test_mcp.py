@@ -67,6 +67,8 @@ def test_the_sandboxs_tools_work_in_the_bundle(sandbox: dict[str, str]) -> None:
     assert result.structured_content["output"] == f"{HOSTILE['LANG']}\nLinux"
     call(sandbox, "write", path="/tmp/a/b", content="written\n")
     assert call(sandbox, "read", path="/tmp/a/b").content[0].text == "written\n"
+    assert call(sandbox, "grep", pattern="writ+en", path="/tmp/a").content[0].text == "b:1:written"
+    assert call(sandbox, "python", code="6 * 7").content[0].text == "42"
 
 
 def test_a_stdio_server_runs_in_the_bases_environment(sandbox: dict[str, str]) -> None:

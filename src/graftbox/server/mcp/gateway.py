@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 1800.0
 """A session without requests ends after this; its client then begins another."""
-MAX_SESSIONS = 500
+MAX_SESSIONS = 1000
 MAX_STREAMS = 64
 """Clients of ``/mcp/sse`` at once, each of which holds a connection."""
 
