@@ -13,11 +13,14 @@ from graftbox.errors import GraftboxError
 
 COMMANDS = {
     "bundle": "graftbox.cli.bundle:bundle",
+    "dockerfile": "graftbox.cli.dockerfile:dockerfile",
     "doctor": "graftbox.cli.doctor:doctor",
     "graft": "graftbox.cli.graft:graft",
+    "image": "graftbox.cli.image:image",
     "lock": "graftbox.cli.lock:lock",
     "logs": "graftbox.cli.sandboxes:logs",
     "mirror": "graftbox.cli.mirror:mirror",
+    "prune": "graftbox.cli.prune:prune",
     "ps": "graftbox.cli.sandboxes:ps",
     "rm": "graftbox.cli.sandboxes:rm",
     "run": "graftbox.cli.run:run",

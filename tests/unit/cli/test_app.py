@@ -15,7 +15,10 @@ def graftbox(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("command", ["bundle", "doctor", "graft", "lock", "logs", "ps", "rm", "run", "stop"])
+@pytest.mark.parametrize(
+    "command",
+    ["bundle", "dockerfile", "doctor", "graft", "image", "lock", "logs", "mirror", "ps", "rm", "run", "stop"],
+)
 def test_every_command_explains_itself(command: str) -> None:
     done = graftbox(command, "--help")
     assert done.returncode == 0

@@ -1,0 +1,130 @@
+"""Build folders, and the entry points that OpenHands' scripts know."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from graftbox import runtime_build
+from graftbox.cli import graft as graft_command
+from graftbox.cli.dockerfile import dockerfile
+from graftbox.cli.image import image
+from graftbox.cli.ways import NO_BINARY, requirements, server_files
+from graftbox.errors import UnsupportedError, UsageError
+from graftbox.image.graft import Bundle
+from graftbox.image.platforms import machine_architecture
+from graftbox.store import Store, digest_of_file
+
+
+@pytest.fixture(autouse=True)
+def built(monkeypatch: pytest.MonkeyPatch, store: Store, bundle: Bundle, arm_bundle: Bundle) -> Bundle:
+    """A machine on which a small bundle is built already."""
+    arch = machine_architecture()
+    ours = arm_bundle if arch == "arm64" else bundle
+    monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
+    monkeypatch.setattr(graft_command, "bundles", lambda *_: {arch: ours})
+    return ours
+
+
+def run(command: Any, *arguments: str) -> str:
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_a_build_folder_holds_all_that_a_builder_needs(tmp_path: Path, built: Bundle) -> None:
+    folder = tmp_path / "context"
+    made = json.loads(run(image, "build", "scratch", "--build-folder", str(folder), "--json"))
+    assert (made["status"], made["method"]) == ("written", "copy")
+    for number, layer in enumerate(built.layers):
+        assert digest_of_file(folder / f"{number}-{layer.name}.tar.gz") == layer.digest
+    assert "ADD 0-core.tar.gz /" in (folder / "Dockerfile").read_text()
+    tags = json.loads((folder / "tags.json").read_bytes())
+    assert made["image"] == f"graftbox-runtime:{tags['source']}"
+    assert made["tags"] == [tags["source"], tags["lock"], tags["versioned"]]
+
+
+def test_a_bundle_that_was_pushed_is_named_instead(tmp_path: Path) -> None:
+    pushed = ["--bundle-image", "registry.example/bundle:1"]
+    run(image, "build", "scratch", "--build-folder", str(tmp_path / "c"), *pushed)
+    text = (tmp_path / "c/Dockerfile").read_text()
+    assert "COPY --from=registry.example/bundle:1 /openhands /openhands" in text
+    assert run(dockerfile, "scratch", *pushed).count("COPY --from=registry.example/bundle:1") == 1
+
+
+def test_the_traditional_way_brings_server_commands_and_requirements(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    run(image, "build", "scratch", "--method", "install", "--build-folder", str(folder))
+    assert (folder / "requirements.txt").read_bytes() == requirements()
+    assert b"h11" in requirements()
+    assert (folder / "openhands/code/graftbox/server/main.py").is_file()
+    for name in ("bin/action-execution-server", "bin/oh-python", "micromamba/bin/micromamba"):
+        script = folder / "openhands" / name
+        assert script.stat().st_mode & 0o111
+        assert "/openhands/libexec" not in script.read_text()
+    assert not any("__pycache__" in name for name in server_files())
+
+
+def test_extra_commands_change_the_tags_but_not_the_bundle(tmp_path: Path) -> None:
+    def tags(*more: str) -> list[str]:
+        written = run(image, "build", "scratch", "--json", "--build-folder", str(tmp_path / "c"), *more)
+        found = json.loads(written)["tags"]
+        assert isinstance(found, list)
+        return found
+
+    plain, extra = tags(), tags("--extra-deps", "apt-get install -y jq")
+    assert plain[1] != extra[1]
+    assert tags() == plain
+    assert tags("--method", "install")[1] not in {plain[1], extra[1]}
+
+
+def test_what_is_not_there_yet_is_said() -> None:
+    with pytest.raises(UnsupportedError, match="pyinstaller flavour"):
+        run(image, "build", "scratch", "--method", "pyinstaller")
+    with pytest.raises(UnsupportedError, match="--method copy"):
+        run(image, "build", "scratch", "--extra-deps", "true")
+    with pytest.raises(UsageError, match="docker load"):
+        run(dockerfile, "oci:folder")
+
+
+@pytest.mark.parametrize(
+    ("method", "hint"),
+    [("copy", "COPY --from=graftbox-bundle:"), ("install", "apt-get"), ("pyinstaller", "COPY openhands")],
+)
+def test_each_way_is_printed(method: str, hint: str) -> None:
+    assert hint in run(dockerfile, "ubuntu:22.04", "--method", method)
+
+
+def test_the_scripts_of_openhands_find_what_they_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "build"
+    folder.mkdir()
+    (folder / "config.sh").write_text("DOCKER_BASE_DIR=.\n")
+    monkeypatch.setenv("OH_RUNTIME_RUNTIME_IMAGE_REPO", "registry.example/runtime")
+    arguments = ["--base_image", "scratch", "--build_folder", str(folder), "--no_enable_browser"]
+    assert runtime_build.main(arguments) == 0
+    name = capsys.readouterr().out.strip()
+    repository, _, tag = name.partition(":")
+    assert repository == "registry.example/runtime"
+    lines = (folder / "config.sh").read_text().splitlines()
+    assert lines[0] == "DOCKER_BASE_DIR=."
+    assert f"DOCKER_IMAGE_SOURCE_TAG={tag}" in lines
+    assert any(line.startswith("DOCKER_IMAGE_TAG=oh_v") for line in lines)
+
+
+def test_both_entry_points_explain_themselves_and_their_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    for module in ("runtime_build", "runtime_build_pyinstaller"):
+        command = [sys.executable, "-m", f"graftbox.{module}", "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert f"python -m graftbox.{module}" in done.stdout
+        assert "--base_image" in done.stdout
+    assert runtime_build.main(["--base-image", "Ubuntu"]) == 2
+    assert runtime_build.main(["--base-image", "scratch", "--method", "pyinstaller"]) == 1
+    assert NO_BINARY in capsys.readouterr().err
