@@ -16,13 +16,14 @@ class Figure:
     unit: str
     samples: tuple[float, ...]
     target: float | None = None
+    at_least: bool = False
 
     @property
     def median(self) -> float:
         return statistics.median(self.samples)
 
     def row(self) -> str:
-        target = "" if self.target is None else f"≤ {self.target:g} {self.unit}"
+        target = "" if self.target is None else f"{'≥' if self.at_least else '≤'} {self.target:g} {self.unit}"
         spread = f"{_short(min(self.samples))} to {_short(max(self.samples))}, n={len(self.samples)}"
         return f"| {self.what} | {_short(self.median)} {self.unit} | {spread} | {target} |"
 

@@ -59,7 +59,7 @@ def figures(tree: Path, image: str) -> list[Figure]:
 
 
 @contextlib.contextmanager
-def _server(tree: Path) -> Iterator[tuple[Path, float]]:
+def running(tree: Path) -> Iterator[tuple[Path, float]]:
     """The server of the tree, in a mount namespace of its own, and when it was started."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "socket"
@@ -100,14 +100,14 @@ def _until_alive(path: Path) -> None:
 
 
 def _alive_after_exec(tree: Path) -> float:
-    with _server(tree) as (_, start):
+    with running(tree) as (_, start):
         return time.perf_counter() - start
 
 
 def _command_times(tree: Path) -> list[float]:
     body = json.dumps({"action": {"action": "run", "args": {"command": "true"}, "timeout": 10}})
     samples = []
-    with _server(tree) as (path, _), contextlib.closing(UnixConnection(path)) as connection:
+    with running(tree) as (path, _), contextlib.closing(UnixConnection(path)) as connection:
         for number in range(RUNS + 10):
             start = time.perf_counter()
             connection.request("POST", "/execute_action", body, {"Content-Type": "application/json"})
