@@ -6,17 +6,15 @@ The keeper (keeper.py) writes the file; here it is read.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 from graftbox.server import ring
 
 CAPACITY = 64 * 1024 * 1024
-PATIENCE = 10.0
+PATIENCE = 5.0
 """Seconds for which the terminal waits for a reader that does not read on."""
 _SHARE = 32
 
@@ -34,7 +32,7 @@ class Log:
         self.closed = False
         self.on_progress: Callable[[], None] = lambda: None
         self._waiting: set[asyncio.Future[None]] = set()
-        self._readers: WeakKeyDictionary[asyncio.Task[object], tuple[int, float]] = WeakKeyDictionary()
+        self._readers: dict[int, float] = {}
         self._measure()
 
     @classmethod
@@ -54,7 +52,7 @@ class Log:
                 break
             data, start = ring.read(self.descriptor, offset, size)
             if start <= offset:
-                self._note(offset + len(data))
+                self._note(offset, offset + len(data))
                 return data
             self.start = min(self.end, start + self.slack)
         return b""
@@ -62,10 +60,10 @@ class Log:
     async def wait(self, offset: int) -> None:
         """Return once ``end > offset`` or the log is closed.
 
-        A task that reads on and on is a reader: the terminal is held back for it, as any terminal is for a
-        slow line, so that it misses nothing.
+        Whoever reads on and on is a reader: the terminal is held back for it, as any terminal is for a slow
+        line, so that it misses nothing.
         """
-        self._note(offset)
+        self._note(offset, offset)
         while self.end <= offset and not self.closed:
             future = asyncio.get_running_loop().create_future()
             self._waiting.add(future)
@@ -74,19 +72,19 @@ class Log:
             finally:
                 self._waiting.discard(future)
 
-    def _note(self, offset: int) -> None:
-        """The present task has read up to ``offset``."""
-        with contextlib.suppress(RuntimeError):
-            if (task := asyncio.current_task()) is not None:
-                self._readers[task] = offset, time.monotonic()
-                self.on_progress()
+    def _note(self, offset: int, now_at: int) -> None:
+        """The reader that had come to ``offset`` has come further."""
+        self._readers.pop(offset, None)
+        self._readers[now_at] = time.monotonic()
+        self.on_progress()
 
     @property
     def lag(self) -> int:
         """Bytes between the slowest reader that still reads and the end."""
         recent = time.monotonic() - PATIENCE
-        places = [offset for offset, seen in self._readers.values() if seen > recent]
-        return self.end - min(places) if places else 0
+        for offset in [offset for offset, seen in self._readers.items() if seen < recent]:
+            del self._readers[offset]
+        return self.end - min(self._readers) if self._readers else 0
 
     def advance(self, end: int) -> None:
         """There are bytes up to ``end`` now."""
