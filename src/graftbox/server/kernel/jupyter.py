@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from graftbox.server.identity import Identity
 from graftbox.server.kernel.cell import Cell, Clear, Data, Ended, Event, Stream, Trouble
-from graftbox.server.kernel.process import Process
 
 if TYPE_CHECKING:
     from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -54,7 +53,11 @@ class JupyterLink:
     def arguments(self) -> list[str]:
         return [str(self.file)]
 
-    async def open(self, process: Process) -> None:
+    @property
+    def files(self) -> list[int]:
+        return []
+
+    async def open(self) -> None:
         # Outside of the loop, for it takes a tenth of a second.
         await asyncio.to_thread(_import)
         from jupyter_client.asynchronous.client import AsyncKernelClient

@@ -87,11 +87,14 @@ class Kernel:
             if self._closed:
                 raise UnsupportedError("The kernel was closed.")
             if self._process is not None:
-                return
+                if not self._process.is_over():
+                    return
+                await asyncio.wait({self._process.ended})
+                await asyncio.sleep(0)  # `_buried` comes right after
             link, argv, self.interpreter = self.launch(self.plan)
             try:
                 entries = self.plan.entries(self.environment)
-                process = Process([*argv, *link.arguments], entries, self.plan.identity, self.cwd)
+                process = Process([*argv, *link.arguments], entries, self.plan.identity, self.cwd, link.files)
                 try:
                     await self._open(link, process)
                 except BaseException:
@@ -105,7 +108,7 @@ class Kernel:
             process.ended.add_done_callback(lambda ended: self._buried(process, ended))
 
     async def _open(self, link: Link, process: Process) -> None:
-        opening = asyncio.ensure_future(link.open(process))
+        opening = asyncio.ensure_future(link.open())
         try:
             await asyncio.wait({opening, process.ended}, timeout=STARTING, return_when="FIRST_COMPLETED")
             if opening.done():

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Protocol
 
 from graftbox.server.kernel.cell import Cell
-from graftbox.server.kernel.process import Process
 
 
 class Link(Protocol):
-    """Made before its process is started; the process gets `arguments`."""
+    """Made before its process is started; the process gets `arguments` and inherits the `files`."""
 
     @property
     def arguments(self) -> list[str]: ...
 
-    async def open(self, process: Process) -> None:
+    @property
+    def files(self) -> list[int]: ...
+
+    async def open(self) -> None:
         """Returns when the kernel takes cells; cancelled when its process ends before that."""
 
     def send(self, cell: Cell, *, cwd: str | None = None, silent: bool = False) -> None:

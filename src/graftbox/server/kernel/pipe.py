@@ -1,4 +1,4 @@
-"""The link to a kernel on the base image's own Python: lines of JSON over the process's lifeline.
+"""The link to a kernel on the base image's own Python: lines of JSON over a socket pair.
 
 Not Jupyter's protocol, because that would need ZeroMQ, tornado and more inside an interpreter of any version
 and C library, and nothing may be installed there. ``guest/foreign.py`` is the other side.
@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import json
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
 from graftbox.server.kernel.cell import Cell, Clear, Data, Ended, Event, Stream, Trouble
-from graftbox.server.kernel.process import Process
 
 _LINE = 64 * 1024 * 1024
 """Bytes of the longest message: one picture."""
@@ -25,6 +25,7 @@ class PipeLink:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._ours, self._theirs = socket.socketpair()
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._cells: dict[int, Cell] = {}
@@ -32,10 +33,15 @@ class PipeLink:
 
     @property
     def arguments(self) -> list[str]:
-        return [str(self.folder)]
+        return [str(self.folder), str(self._theirs.fileno())]
 
-    async def open(self, process: Process) -> None:
-        reader, self._writer = await asyncio.open_connection(sock=process.lifeline, limit=_LINE)
+    @property
+    def files(self) -> list[int]:
+        return [self._theirs.fileno()]
+
+    async def open(self) -> None:
+        self._theirs.close()
+        reader, self._writer = await asyncio.open_connection(sock=self._ours, limit=_LINE)
         if not await reader.readline():
             await asyncio.Event().wait()  # its end is noticed elsewhere
         self._listening = asyncio.get_running_loop().create_task(self._listen(reader))
@@ -50,8 +56,11 @@ class PipeLink:
     def close(self) -> None:
         if self._listening is not None:
             self._listening.cancel()
+        self._theirs.close()
         if self._writer is not None:
             self._writer.close()
+        else:
+            self._ours.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:

@@ -1,7 +1,7 @@
 """The process of a kernel: started as the sandbox's user, watched until its end, never outliving the server.
 
 It holds one end of a socket pair, the lifeline: when the server is gone, even by SIGKILL, the kernel reads
-the end of file there and kills itself with everything that it has started in its process group.
+the end of file there and dies with everything that it has started in its process group.
 """
 
 from __future__ import annotations
@@ -21,18 +21,23 @@ from graftbox.server.identity import Identity
 
 _SAID = 4096
 """Bytes of its last words that are kept."""
-_GRACE = 1.0
 
 
 class Process:
     """``lifeline`` is our end of the socket pair; ``ended`` the exit code, or minus the signal."""
 
-    def __init__(self, argv: Sequence[str], entries: Iterable[bytes], identity: Identity, cwd: str) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        entries: Iterable[bytes],
+        identity: Identity,
+        cwd: str,
+        files: Sequence[int] = (),
+    ) -> None:
         self.lifeline, theirs = socket.socketpair()
         reading, writing = os.pipe()
         self.said = b""
         try:
-            # Started here and not on another thread: the death signal follows the thread that forked.
             self._popen = subprocess.Popen(
                 [*argv, str(theirs.fileno())],
                 env=as_mapping(identity.environment(entries)),
@@ -40,7 +45,7 @@ class Process:
                 stdin=_null(),
                 stdout=writing,
                 stderr=writing,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *files],
                 start_new_session=True,
                 **identity.popen(),
             )
@@ -58,6 +63,13 @@ class Process:
         self._loop.add_reader(reading, self._listen)
         self.ended = self._loop.create_task(self._watch())
 
+    def is_over(self) -> bool:
+        """Whether it has ended, even if `ended` does not say so yet."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
     def interrupt(self) -> None:
         """SIGINT for the kernel and what it runs."""
         self._signal(signal.SIGINT)
@@ -66,9 +78,8 @@ class Process:
         self._signal(signal.SIGKILL)
 
     async def end(self) -> None:
-        """Hang up, wait a moment for it to leave, and kill what is left of its group."""
+        """Hang up, which it does not survive, and kill what is left of its group."""
         self.lifeline.close()
-        await asyncio.wait({self.ended}, timeout=_GRACE)
         self.kill()
         await asyncio.wait({self.ended})
 

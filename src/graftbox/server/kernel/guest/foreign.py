@@ -1,8 +1,7 @@
-"""A kernel on the base image's own Python: ``python -u foreign.py FOLDER SOCKET``.
+"""A kernel on the base image's own Python: ``python -u foreign.py FOLDER SOCKET LIFELINE``.
 
 Needs nothing but the standard library of CPython 3.6 or later; uses that interpreter's own IPython where it
 has one. SOCKET carries lines of JSON: a cell in, its outputs and its end back, see ``pipe.py`` of the server.
-It is the lifeline too: when the server closes it or dies, this process ends with all that it has started.
 """
 
 import builtins
@@ -44,9 +43,9 @@ class StdinNotImplementedError(NotImplementedError):
 
 
 def main() -> None:
-    folder, descriptor = sys.argv[1:]
+    folder, descriptor, life = sys.argv[1:]
+    lifeline.hold(int(life))
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    lifeline.die_with_parent()
     wire = socket.socket(fileno=int(descriptor))
     wire.set_inheritable(False)
     requests: queue.Queue[Dict[str, Any]] = queue.Queue()
@@ -111,12 +110,9 @@ def _run(
 def _listen(wire: socket.socket, requests: Any) -> None:
     rest = b""
     while True:
-        try:
-            data = wire.recv(1 << 16)
-        except OSError:
-            data = b""
+        data = wire.recv(1 << 16)
         if not data:
-            os.killpg(0, signal.SIGKILL)
+            return
         lines = (rest + data).split(b"\n")
         rest = lines.pop()
         for line in lines:
