@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS = 8
-_CLONE_FS = 0x200
 # setgroups(2) by number: glibc's own would change every thread of the process.
 _SETGROUPS = {"x86_64": 116, "aarch64": 159}
 
@@ -64,27 +63,32 @@ class Identity:
         """``function``, which works on files, on a thread with this user's rights to them."""
         if not self.switched:
             return await asyncio.to_thread(function, *args, **kwargs)
-        work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
-        return await work
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
+        except BrokenExecutor as error:
+            raise UnsupportedError(
+                f"The server can't work on files as user {self.uid}: this container forbids it to change the "
+                "user of a thread (setgroups, setfsuid). Start it as that user."
+            ) from error
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(THREADS, f"as-{self.uid}", initializer=self._become)
 
     def _become(self) -> None:
-        """Give the calling thread, and it alone, this user's file system rights and a umask of its own."""
+        """Give the calling thread, and it alone, this user's rights to files."""
         import ctypes
 
         libc = ctypes.CDLL(None, use_errno=True)
         number = _SETGROUPS[os.uname().machine]
         groups = (ctypes.c_uint32 * len(self.groups))(*self.groups)
-        if libc.unshare(_CLONE_FS) or libc.syscall(number, len(groups), groups):
-            raise UnsupportedError(f"Cannot work on files as user {self.uid}: start the server as that user.")
+        refused = libc.syscall(number, len(groups), groups)
         libc.setfsgid(self.gid)
         libc.setfsuid(self.uid)
         # Both return the former value: the second call is the only way to see whether the first one worked.
-        if libc.setfsgid(self.gid) != self.gid or libc.setfsuid(self.uid) != self.uid:
-            raise UnsupportedError(f"Cannot work on files as user {self.uid}: start the server as that user.")
+        if refused or libc.setfsgid(self.gid) != self.gid or libc.setfsuid(self.uid) != self.uid:
+            raise PermissionError(f"cannot become user {self.uid}")
 
 
 def passwd_entry(user: str | int) -> tuple[str, int, int, str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -182,3 +183,25 @@ def test_a_working_folder_of_another_owner_is_handed_over_once(tmp_path: Path) -
     (folder / "new").touch()
     workspace.prepare(str(folder), user, "5")
     assert (folder / "new").stat().st_uid == 0, "once: what root makes later stays root's"
+
+
+@root_only
+def test_file_work_is_done_with_the_users_rights_and_no_others(tmp_path: Path) -> None:
+    user = Identity(4321, 0, (0, 70), "ada", "/", "/bin/sh", switched=True)
+    shared, secret = tmp_path / "shared", tmp_path / "secret"
+    tmp_path.parent.chmod(0o755)
+    tmp_path.parent.parent.chmod(0o755)
+    tmp_path.chmod(0o755)
+    shared.mkdir()
+    shared.chmod(0o770)
+    os.chown(shared, 0, 70)
+    secret.touch(0o600)
+
+    async def work() -> None:
+        await user.call((shared / "new").touch)
+        with pytest.raises(PermissionError):
+            await user.call(secret.read_bytes)
+
+    asyncio.run(work())
+    assert (shared / "new").stat().st_uid == 4321
+    assert secret.read_bytes() == b"", "the server's own threads stay its own"
