@@ -26,6 +26,7 @@ PLACEHOLDER = "repository:user/image"
 """GHCR's challenge for ``/v2/`` names this instead of a real repository."""
 
 _PARAMETER = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SCHEME = re.compile(r"(?:^|,)\s*(basic|bearer)(?=\s|$|,)", re.IGNORECASE)
 
 Scopes = frozenset[str]
@@ -43,7 +44,8 @@ class Challenge:
     @classmethod
     def read(cls, header: str) -> Challenge | None:
         """The header's strongest challenge: bearer before basic. None if it asks for nothing known here."""
-        starts = list(_SCHEME.finditer(header))
+        # A quoted text may hold anything, a scheme's name included.
+        starts = list(_SCHEME.finditer(_QUOTED.sub(lambda found: "_" * len(found[0]), header)))
         found = []
         for number, start in enumerate(starts):
             end = starts[number + 1].start() if number + 1 < len(starts) else len(header)
