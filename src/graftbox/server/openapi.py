@@ -27,7 +27,8 @@ Schemas are plain JSON Schema, of which `graftbox.server.schema` knows a part; `
 in a body lets a mistyped name be refused. One with a ``title`` is named in the document. Under a ``body`` or
 in ``answers`` a `Media` stands for what is not JSON, ``None`` for no body at all. A function that answers two
 methods or paths is described once for all of them. A path's parameters are strings, refined by ``path``.
-Every operation also answers 403 and, with a body or query, 422: these are added.
+Every operation also answers 403 and, with a body, query or header, 422: these are added. A stream of
+server-sent events is `EVENTS`.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class Media:
     schema: Schema = field(default_factory=lambda: {"type": "string", "format": "binary"})
 
 
+EVENTS = Media("text/event-stream", {"description": "Events, each with JSON as its data."})
+"""Server-sent events; OpenAPI 3.1 has no way to describe one of them."""
 Body = Schema | Media | None
 Answer = Body | tuple[Schema | Media, ...]
 """A tuple: one of these, as the query asks."""
@@ -174,8 +177,10 @@ def _operation(
     statuses = {403, *operation.errors}
     if operation.body is not None:
         statuses |= {413, 422}
-    if operation.query:
+    if operation.query or operation.headers:
         statuses.add(422)
+    if "Idempotency-Key" in operation.headers:
+        statuses.add(429)
     entry["responses"] = {
         **{str(status): _answer(body, schemas) for status, body in operation.answers.items()},
         **{str(status): _error(status) for status in sorted(statuses - operation.answers.keys())},

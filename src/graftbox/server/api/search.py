@@ -10,7 +10,7 @@ from graftbox.server import search
 from graftbox.server.api.files import ENTRY, FLAG, NAME, PATH, place
 from graftbox.server.entries import named, told
 from graftbox.server.events import event, stream
-from graftbox.server.openapi import Media, Operation
+from graftbox.server.openapi import EVENTS, Operation
 from graftbox.server.request import HTTPError, Request, Response, answer
 from graftbox.server.schema import TEXT, Schema
 from graftbox.server.watch import MAX_FOLDERS, Watch
@@ -143,7 +143,7 @@ OPENAPI = {
         "from or out to elsewhere is `created` or `deleted`. After an `overflow` events are missing: list "
         "again.",
         query=WATCH,
-        answers={200: Media("text/event-stream", {"type": "string"})},
+        answers={200: EVENTS},
         errors=(400, 404, 429, 507),
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from graftbox.server import events
-from graftbox.server.openapi import Media, Operation
+from graftbox.server.openapi import EVENTS, Media, Operation
 from graftbox.server.schema import TEXT, Schema
 
 MAX_SHOWN = 16 * 1024 * 1024
@@ -157,7 +157,11 @@ WATCH: dict[str, Schema] = {
     "stderr": {**events.OFFSET, "default": 0, "description": "Where to begin in stderr."},
 }
 LAST_EVENT: dict[str, Schema] = {
-    "Last-Event-ID": {"type": "string", "description": "The id of the last event that arrived."}
+    "Last-Event-ID": {
+        "type": "string",
+        "pattern": "^[0-9]{1,16}-[0-9]{1,16}$",
+        "description": "The id of the last event that arrived.",
+    }
 }
 KEYED: dict[str, Schema] = {
     "Idempotency-Key": {
@@ -208,7 +212,7 @@ OPENAPI = {
         "Events `stdout` and `stderr` carry a Piece, and as id where to go on in both; `exit` the Command.",
         query=WATCH,
         headers=LAST_EVENT,
-        answers={200: Media("text/event-stream", {"type": "string"})},
+        answers={200: EVENTS},
         errors=(404,),
     ),
 }

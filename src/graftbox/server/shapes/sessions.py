@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from graftbox.server import events
-from graftbox.server.openapi import Media, Operation
+from graftbox.server.openapi import EVENTS, Media, Operation
 from graftbox.server.schema import TEXT, Schema
-from graftbox.server.shapes.commands import KEYED, LAST_EVENT, SIGNAL, TIMEOUT, WAIT
+from graftbox.server.shapes.commands import KEYED, SIGNAL, TIMEOUT, WAIT
 
 NAME: Schema = {
     "type": "string",
@@ -164,7 +164,14 @@ READ: dict[str, Schema] = {
 }
 WATCH: dict[str, Schema] = {"offset": {**events.OFFSET, "default": 0}}
 _PATH = {"name": {**NAME, "description": ""}}
-_STREAM = {200: Media("text/event-stream", {"type": "string"})}
+_STREAM = {200: EVENTS}
+LAST_EVENT: dict[str, Schema] = {
+    "Last-Event-ID": {
+        "type": "string",
+        "pattern": "^[0-9]{1,16}$",
+        "description": "The id of the last event that arrived.",
+    }
+}
 
 
 def _operation(summary: str, description: str = "", **more: Any) -> Operation:
