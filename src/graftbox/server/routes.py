@@ -29,6 +29,7 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/download_files": {"GET": "transfer:download_files"},
     "/v1/openapi.json": {"GET": "about:openapi"},
     "/v1/capabilities": {"GET": "about:show_capabilities"},
+    "/v1/mcp/servers": {"GET": "mcp:list_servers"},
     "/v1/sessions": {"GET": "sessions:list_all", "POST": "sessions:open_session"},
     "/v1/sessions/{name}": {"GET": "sessions:show", "DELETE": "sessions:close"},
     "/v1/sessions/{name}/run": {"POST": "sessions:run"},

@@ -21,7 +21,7 @@ from graftbox.server import mcp as package
 from graftbox.server.environment import Environment
 from graftbox.server.http import Host
 from graftbox.server.identity import Identity
-from graftbox.server.mcp import Mcp, gateway
+from graftbox.server.mcp import Mcp, gateway, proxy
 from graftbox.server.mcp.gateway import Gateway
 from graftbox.server.sandbox import Sandbox
 from graftbox.server.settings import Settings
@@ -182,6 +182,22 @@ def test_stdio_servers_run_as_the_sandboxs_user(tmp_path: Path) -> None:
             return problem
 
     assert asyncio.run(test()).endswith("Its last words: 65534 65533 65532 someone /h")
+
+
+def test_a_server_that_never_answers_holds_up_neither_an_update_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "UPDATE_SECONDS", 0.3)
+
+    async def test() -> None:
+        async with asyncio.timeout(15), running(tmp_path) as (made, _):
+            (problem,) = await made.proxy.update([{"name": "mute", "command": "sleep", "args": ["60"]}])
+            assert "mute is still starting" in problem
+            (report,) = made.proxy.report()
+            assert (report["state"], report["command"], report["tools"]) == ("starting", ["sleep", "60"], [])
+        assert children() == 0
+
+    asyncio.run(test())
 
 
 def test_without_the_library_the_server_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

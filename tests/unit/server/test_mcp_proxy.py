@@ -180,6 +180,24 @@ def test_a_call_that_kills_its_server_gets_its_last_words(client: Any) -> None:
     assert call(client, "add", a=1, b=2).content[0].text == "3"
 
 
+def test_the_state_of_each_server_can_be_asked_for(client: Any) -> None:
+    def states() -> dict[str, Any]:
+        status, answer = client.ask("GET", "/v1/mcp/servers")
+        assert status == 200
+        return {each["name"]: each for each in answer["servers"]}
+
+    update(client, spec(), {"name": "absent", "command": "no-such-program"})
+    assert states()["fixture"]["state"] == "running"
+    assert states()["fixture"]["pid"] == int(shown(client, "fixture_show")[0])
+    assert states()["fixture"]["tools"] == ["add", "show", "fail", "wait", "die"]
+    assert states()["absent"]["state"] == "dead"
+    assert "no-such-program was not found" in states()["absent"]["stderr"]
+    call(client, "fixture_die")
+    assert states()["fixture"]["state"] == "dead"
+    assert states()["fixture"]["pid"] is None
+    assert "so long" in states()["fixture"]["stderr"]
+
+
 def test_a_server_goes_on_over_an_update_that_keeps_it_and_ends_with_one_that_does_not(client: Any) -> None:
     update(client, spec())
     pid = int(shown(client)[0])

@@ -20,6 +20,35 @@ SERVER: Schema = {
         "env": {"type": "object", "additionalProperties": TEXT},
     },
 }
+SERVERS: Schema = {
+    "title": "StdioServers",
+    "type": "object",
+    "required": ["servers"],
+    "properties": {
+        "servers": {
+            "type": "array",
+            "items": {
+                "title": "StdioServerState",
+                "type": "object",
+                "required": ["name", "command", "state", "pid", "tools", "stderr"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "command": {"type": "array", "items": {"type": "string"}},
+                    "state": {
+                        "enum": ["starting", "running", "dead"],
+                        "description": "A dead one is started again by the next call of a tool of it.",
+                    },
+                    "pid": {"type": ["integer", "null"]},
+                    "tools": {"type": "array", "items": {"type": "string"}},
+                    "stderr": {
+                        "type": "string",
+                        "description": "The last lines that it wrote there, or why it could not be started.",
+                    },
+                },
+            },
+        }
+    },
+}
 UPDATED: Schema = {
     "title": "McpUpdate",
     "type": "object",
@@ -30,6 +59,7 @@ UPDATED: Schema = {
     },
 }
 OPENAPI = {
+    "list_servers": Operation("The MCP servers in the sandbox", answers={200: SERVERS}),
     "update_servers": Operation(
         "Replace the set of MCP servers in the sandbox",
         "Their tools are served at /mcp/sse, and with the sandbox's own at /mcp.",
@@ -54,3 +84,8 @@ async def update_servers(request: Request) -> Response:
     if wanted or request.sandbox.mcp.running:
         problems = await (await request.sandbox.mcp.gateway()).proxy.update(wanted)
     return answer({"detail": "MCP server updated successfully", "router_error_log": "\n".join(problems)})
+
+
+async def list_servers(request: Request) -> Response:
+    mcp = request.sandbox.mcp
+    return answer({"servers": (await mcp.gateway()).proxy.report() if mcp.running else []})

@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from graftbox.server import oom
+
 MAX_LINE = 64 * 1024 * 1024
 """Bytes of one message."""
 ERRORS_KEPT = 4096
@@ -62,6 +64,7 @@ class LineProcess(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.SubprocessTransport", transport)
         self.pid = self.transport.get_pid()
+        oom.offer(self.pid)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 2:

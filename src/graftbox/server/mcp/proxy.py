@@ -79,6 +79,20 @@ class Proxy:
                 found[name] = server, tool
         return found
 
+    def report(self) -> list[dict[str, Any]]:
+        """What there is to know of each server, as JSON."""
+        return [
+            {
+                "name": server.name,
+                "command": [server.spec.command, *server.spec.args],
+                "state": server.state,
+                "pid": server.pid,
+                "tools": [tool.name for tool in server.tools],
+                "stderr": server.said,
+            }
+            for server in self.servers.values()
+        ]
+
     async def close(self) -> None:
         async with self._turn:
             for server in self.servers.values():

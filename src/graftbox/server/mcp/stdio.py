@@ -71,7 +71,8 @@ class StdioServer:
         self.spec = spec
         self.sandbox = sandbox
         self.tools: list[types.Tool] = []
-        self.pid: int | None = None
+        self._process: LineProcess | None = None
+        self._failure = ""
         self._changed = changed
         self._stopped = False
         self._over = asyncio.Event()
@@ -81,6 +82,22 @@ class StdioServer:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def state(self) -> str:
+        """ "starting", "running", or "dead" until the next call starts it again."""
+        if self._life is None or self._life.done() or self._over.is_set():
+            return "dead"
+        return "running" if self._session is not None and self._session.done() else "starting"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self.state != "dead" else None
+
+    @property
+    def said(self) -> str:
+        """The last lines of its standard error, or why it could not be started."""
+        return self._process.errors if self._process is not None else self._failure
 
     async def session(self) -> ClientSession:
         """Its running session; raises `TransportError` when it does not start."""
@@ -130,9 +147,10 @@ class StdioServer:
         try:
             process = await self._start()
         except GraftboxError as error:
+            self._process, self._failure = None, str(error)
             _fail(ready, error)
             return
-        self.pid = process.pid
+        self._process = process
         try:
             await self._converse(process, ready, over)
         except Exception as error:
@@ -140,7 +158,6 @@ class StdioServer:
             log.exception("The MCP server %s failed", self.name)
             _fail(ready, TransportError(f"The MCP server {self.name} failed: {error}"))
         finally:
-            self.pid = None
             await process.stop()
             self._death = _obituary(self.name, process)
             _fail(ready, TransportError(self._death))
@@ -181,9 +198,10 @@ class StdioServer:
                     group.start_soon(self._list_again, session)
 
             about = types.Implementation(name="graftbox", version=__version__)
+            group.start_soon(_cancel_after, over, group.cancel_scope)
             async with ClientSession(read, write, message_handler=hear, client_info=about) as session:
                 if await self._greet(session, ready):
-                    await over.wait()
+                    await anyio.sleep_forever()
             group.cancel_scope.cancel()
 
     async def _greet(self, session: ClientSession, ready: asyncio.Future[ClientSession]) -> bool:
@@ -245,6 +263,11 @@ async def _tools(session: ClientSession) -> list[types.Tool]:
         if not cursor:
             break
     return tools[:MAX_TOOLS]
+
+
+async def _cancel_after(event: asyncio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 async def _receive(
