@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 CONTEXT = 4
 """Lines shown before and after a change."""
-_EXACT_DIFF = 20_000
+_EXACT_DIFF = 20_000  # lines, before and after together
 _COMMANDS = ("view", "create", "str_replace", "insert", "undo_edit")
 _REVIEW = "Review the changes and make sure they are as expected"
 
@@ -290,22 +290,30 @@ def _diff(before: str, after: str, path: str) -> str:
     if before == after:
         return ""
     old, new = before.split("\n"), after.split("\n")
-    same = _same_start(old, new) if len(old) + len(new) > _EXACT_DIFF else 0
-    tail = _same_start(old[same:][::-1], new[same:][::-1]) if same else 0
-    changes = difflib.unified_diff(
-        old[same : len(old) - tail], new[same : len(new) - tail], fromfile=path, tofile=path, n=0
-    )
-    shifted = (_shifted(line, same) if line.startswith("@@") else line for line in changes)
-    return "\n".join(line.rstrip() for line in shifted)
+    if len(old) + len(new) > _EXACT_DIFF:
+        changes: Iterator[str] = _one_change(old, new, path)
+    else:
+        changes = difflib.unified_diff(old, new, fromfile=path, tofile=path, n=0)
+    return "\n".join(line.rstrip() for line in changes)
 
 
-def _same_start(one: list[str], other: list[str]) -> int:
-    return next(
-        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+def _one_change(old: list[str], new: list[str], path: str) -> Iterator[str]:
+    """From the first line that differs to the last: comparing many lines in full can take minutes."""
+    start = _alike(old, new)
+    end = _alike(old[start:][::-1], new[start:][::-1])
+    removed, added = old[start : len(old) - end], new[start : len(new) - end]
+    yield from (f"--- {path}", f"+++ {path}", f"@@ -{_range(start, removed)} +{_range(start, added)} @@")
+    yield from (f"-{line}" for line in removed)
+    yield from (f"+{line}" for line in added)
 
 
-def _shifted(header: str, lines: int) -> str:
-    """The position in ``@@ -1,2 +3 @@``, further down by ``lines``."""
-    move: Callable[[re.Match[str]], str] = lambda match: match[1] + str(int(match[2]) + lines)  # noqa: E731
-    return re.sub(r"([-+])(\d+)", move, header)
+def _alike(one: list[str], other: list[str]) -> int:
+    """How many lines at the start are the same."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _range(start: int, lines: list[str]) -> str:
+    if not lines:
+        return f"{start},0"
+    return f"{start + 1}" if len(lines) == 1 else f"{start + 1},{len(lines)}"

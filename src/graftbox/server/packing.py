@@ -72,7 +72,9 @@ def _members(folder: Path, prefix: str, follow_files: bool) -> Iterator[Member]:
 
 
 def check_readable(root: Path, follow_files: bool = False) -> None:
-    """Raises `OSError` for the first thing that can't be read, before anything has been sent."""
+    """Raises `OSError` or `SpecialFileError` for what can't be read, before anything has been sent."""
+    if not root.is_dir():
+        open_regular(root).close()
     for member in members(root, follow_files):
         if not member.is_folder and not member.is_link:
             open_regular(member.path).close()

@@ -8,8 +8,9 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 
-SNIFFED = 64 * 1024
-"""Bytes from the start of a file that decide what it is."""
+SNIFFED = 1024
+"""Bytes from the start of a file that decide whether it is text, as many as the model looks at."""
+_GUESSED = 64 * 1024
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -86,7 +87,7 @@ def decoded(data: bytes) -> Text:
     """``data`` as text; what is in no known encoding is taken for Latin-1, which loses nothing."""
     mark, encoding = next((known for known in _MARKS if data.startswith(known[0])), (b"", ""))
     body = data[len(mark) :]
-    for candidate in (encoding,) if encoding else ("utf-8", guessed(body[:SNIFFED])):
+    for candidate in (encoding,) if encoding else ("utf-8", guessed(body[:_GUESSED])):
         try:
             raw = body.decode(candidate)
             if candidate.startswith("utf") or raw.encode(candidate) == body:

@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
@@ -173,22 +174,47 @@ def _move(source: Path, target: Path) -> None:
             path.rename(place)
 
 
+class _Gunzip:
+    """What ``stream`` holds, which must be whole: tarfile alone does not look at the checksums."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        import zlib
+
+        self.stream = stream
+        self.fresh: Callable[[], Any] = partial(zlib.decompressobj, 16 + zlib.MAX_WBITS)
+        self.unpacker = self.fresh()
+        self.begun = False
+
+    def read(self, size: int) -> bytes:
+        while True:
+            data = self.unpacker.unconsumed_tail or self.unpacker.unused_data or self.stream.read(size)
+            if self.unpacker.eof and data:
+                # Several gzip files in a row are one.
+                self.unpacker = self.fresh()
+            elif not data:
+                if self.begun and not self.unpacker.eof:
+                    raise EOFError("the compressed data is cut")
+                return b""
+            self.begun = True
+            if found := self.unpacker.decompress(data, size):
+                return found
+
+
 def unpack_tar(stream: IO[bytes], target: Path, packed: Callable[[], int], compressed: bool) -> int:
     """Unpack what ``stream`` gives, which need not seek; the number of members. `HTTPError`, `OSError`."""
     import tarfile
     import zlib
 
+    source: Any = _Gunzip(stream) if compressed else stream
     with staged(target, packed) as staging:
         try:
-            with tarfile.open(
-                fileobj=stream, mode="r|gz" if compressed else "r|", bufsize=_PIECE, errors="surrogateescape"
-            ) as archive:
+            with tarfile.open(fileobj=source, mode="r|", bufsize=_PIECE, errors="surrogateescape") as archive:
                 for member in archive:
                     _take(archive, member, staging)
             # What follows the end is read too, so that the client gets to send all of it.
-            while stream.read(_PIECE):
+            while source.read(_PIECE):
                 pass
-        except (tarfile.TarError, zlib.error, EOFError) as error:
+        except (tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError) as error:
             raise HTTPError(
                 400, f"The body is no whole tar archive: {error}. Nothing was unpacked."
             ) from error
@@ -211,7 +237,6 @@ def _take(archive: Any, member: Any, staging: Staging) -> None:
 
 def unpack_zip(file: BinaryIO, target: Path) -> int:
     """Unpack the archive in ``file``, which can seek; the number of members. `HTTPError`, `OSError`."""
-    import time
     import zipfile
     import zlib
 
@@ -220,27 +245,34 @@ def unpack_zip(file: BinaryIO, target: Path) -> int:
         try:
             with zipfile.ZipFile(file) as archive:
                 for info in archive.infolist():
-                    mode = info.external_attr >> 16 if info.create_system == 3 else 0
-                    bits = stat.S_IMODE(mode) or None
-                    modified = time.mktime((*info.date_time, 0, 0, -1))
-                    if info.is_dir():
-                        staging.folder(info.filename, bits, modified)
-                    elif stat.S_ISLNK(mode):
-                        with archive.open(info) as content:
-                            staging.link(info.filename, os.fsdecode(content.read(_LONGEST_LINK + 1)))
-                    elif stat.S_IFMT(mode) in (0, stat.S_IFREG):
-                        with archive.open(info) as content:
-                            staging.file(info.filename, content, bits, modified)
-                    else:
-                        raise refused(info.filename, "is a device, pipe or socket")
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-        ) as error:
-            reason = f"The file is no zip archive that can be unpacked: {error}. Nothing was unpacked."
-            raise HTTPError(400, reason) from error
+                    _take_zipped(archive, info, staging)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise _broken_zip(error) from error
+        except (ValueError, OverflowError) as error:
+            raise _broken_zip(error) from error
     return staging.count
+
+
+def _broken_zip(error: Exception) -> HTTPError:
+    return HTTPError(400, f"The file is no zip archive that can be unpacked: {error}. Nothing was unpacked.")
+
+
+def _take_zipped(archive: Any, info: Any, staging: Staging) -> None:
+    import time
+
+    # 0 stored, 8 deflated: all others are rare, and fail in ways of their own.
+    if info.compress_type not in (0, 8):
+        raise refused(info.filename, "is compressed by another method than deflate")
+    mode = info.external_attr >> 16 if info.create_system == 3 else 0
+    bits = stat.S_IMODE(mode) or None
+    modified = time.mktime((*info.date_time, 0, 0, -1))
+    if info.is_dir():
+        staging.folder(info.filename, bits, modified)
+    elif stat.S_ISLNK(mode):
+        with archive.open(info) as content:
+            staging.link(info.filename, os.fsdecode(content.read(_LONGEST_LINK + 1)))
+    elif stat.S_IFMT(mode) in (0, stat.S_IFREG):
+        with archive.open(info) as content:
+            staging.file(info.filename, content, bits, modified)
+    else:
+        raise refused(info.filename, "is a device, pipe or socket")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import json
 import os
@@ -166,6 +168,40 @@ def test_a_bad_member_or_a_broken_archive_leaves_nothing(tmp_path: Path, data: b
         unpack(data, "tar", tmp_path)
     assert refusal.value.status == 400
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+WHOLE = {
+    "tar": tarred(("d", None), ("d/f", b"x" * 600), ("l", "d/f"), ("h", b"y")),
+    "zip": zipped(("d/f", b"x" * 600), ("l", "d/f"), ("h", b"y")),
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["tar", "zip"]),
+    st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=6),
+)
+def test_a_damaged_archive_is_unpacked_or_refused(form: str, changes: list[tuple[int, int]]) -> None:
+    data = bytearray(WHOLE[form])
+    for at, value in changes:
+        data[at % len(data)] = value
+    with tempfile.TemporaryDirectory() as name:
+        target = Path(name, "target")
+        try:
+            unpack(bytes(data), form, target)
+        except HTTPError:
+            assert not target.exists()
+
+
+def test_an_archive_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    for form, data in (
+        (form, gzip.compress(WHOLE["tar"]) if form == "tar.gz" else WHOLE[form]) for form in FORMATS
+    ):
+        for size in range(0, len(data) - 1, 1 + len(data) // 50):
+            with contextlib.suppress(HTTPError):
+                unpack(data[:size], form, tmp_path / "target")
+                # Whoever made it may leave out the two blocks of zeros at the end of a tar archive.
+                assert form == "tar"
 
 
 def test_files_are_replaced_and_folders_are_merged(tmp_path: Path) -> None:

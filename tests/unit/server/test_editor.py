@@ -163,6 +163,13 @@ def test_edits_for_a_language_model_are_made_elsewhere(session: Session) -> None
         session.edits(Edit("/f", content="x", impl_source="llm_based_edit"))
 
 
+def test_a_change_in_a_long_file_has_a_short_diff(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("same\n" * 15_000 + "old\n" + "same\n" * 15_000)
+    edit = Edit(str(tmp_path / "f"), "str_replace", old_str="old", new_str="new\nand more")
+    diff = session.edits(edit)[0].diff
+    assert diff == f"--- {edit.path}\n+++ {edit.path}\n@@ -15001 +15001,2 @@\n-old\n+new\n+and more"
+
+
 def test_the_history_is_bounded() -> None:
     history = History(limit=3000)
     for number in range(20):
