@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from graftbox.errors import UnsupportedError
+from graftbox.server import oom
 from graftbox.server.environment import as_mapping
 from graftbox.server.identity import Identity
 
@@ -57,6 +58,7 @@ class Process:
             theirs.close()
             os.close(writing)
         self.pid = self._popen.pid
+        oom.offer(self.pid)
         self._reading = reading
         os.set_blocking(reading, False)
         self._loop = asyncio.get_running_loop()
