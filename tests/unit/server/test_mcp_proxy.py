@@ -138,6 +138,8 @@ def test_servers_that_do_not_start_are_named_and_the_others_run(client: Any) -> 
         {"name": "no-command"},
         7,
         {"name": "nul", "command": "a\0b"},
+        {"name": "half\ud800", "command": "true"},
+        {"name": "odd", "command": "true", "env": {"A=B": "c"}},
         spec(),
     ]
     log = update(client, spec(), *broken).splitlines()
@@ -147,7 +149,8 @@ def test_servers_that_do_not_start_are_named_and_the_others_run(client: Any) -> 
     assert "exited with exit code 3" in mute
     assert "cannot find my module" in mute
     assert len([line for line in log if "needs a name and a command" in line]) == 1
-    assert len(log) == 7
+    assert len([line for line in log if "has a word that is no text" in line]) == 2
+    assert len(log) == 9
     assert call(client, "fixture_add", a=1, b=1).content[0].text == "2"
 
 

@@ -7,19 +7,8 @@ from graftbox.server.http import Application
 from graftbox.server.openapi import Operation
 from graftbox.server.request import HTTPError, Request, Response, answer
 from graftbox.server.sandbox import Sandbox
-from graftbox.server.schema import TEXT, Schema
+from graftbox.server.schema import Schema
 
-SERVER: Schema = {
-    "title": "StdioServer",
-    "type": "object",
-    "required": ["name", "command"],
-    "properties": {
-        "name": {**TEXT, "minLength": 1},
-        "command": {**TEXT, "minLength": 1, "description": "Found on the container's PATH, or a path."},
-        "args": {"type": "array", "items": TEXT},
-        "env": {"type": "object", "additionalProperties": TEXT},
-    },
-}
 SERVERS: Schema = {
     "title": "StdioServers",
     "type": "object",
@@ -62,8 +51,10 @@ OPENAPI = {
     "list_servers": Operation("The MCP servers in the sandbox", answers={200: SERVERS}),
     "update_servers": Operation(
         "Replace the set of MCP servers in the sandbox",
-        "Their tools are served at /mcp/sse, and with the sandbox's own at /mcp.",
-        body={"type": "array", "items": SERVER},
+        'A list of `{"name": …, "command": …, "args": […], "env": {…}}`; what is no such object, or does not '
+        "start, is named in router_error_log. Their tools are served at /mcp/sse, and with the sandbox's own "
+        "at /mcp.",
+        body={"type": "array"},
         answers={200: UPDATED},
         errors=(400, 501),
     ),

@@ -55,9 +55,11 @@ class ServerSpec:
             raise UsageError(f"The args of the MCP server {name} must be a list of strings.")
         if not isinstance(env, dict) or not all(isinstance(word, str) for word in env.values()):
             raise UsageError(f"The env of the MCP server {name} must be an object of strings.")
-        words = (command, *args, *env, *env.values())
-        if any("\0" in word for word in words) or any("=" in key for key in env):
-            raise UsageError(f"The MCP server {name} has a NUL in a word, or '=' in a variable's name.")
+        for word in (name, command, *args, *env, *env.values()):
+            if "\0" in word or any("\ud800" <= char <= "\udfff" for char in word):
+                raise UsageError(f"The MCP server {name!r} has a word that is no text: {word!r:.100}.")
+        if any("=" in key or not key for key in env):
+            raise UsageError(f"The MCP server {name} has a variable whose name is empty or holds '='.")
         return cls(name, command, tuple(args), tuple(env.items()))
 
 
@@ -149,6 +151,10 @@ class StdioServer:
         except GraftboxError as error:
             self._process, self._failure = None, str(error)
             _fail(ready, error)
+            return
+        except Exception as error:
+            log.exception("The MCP server %s failed", self.name)
+            _fail(ready, TransportError(f"The MCP server {self.name} failed: {error}"))
             return
         self._process = process
         try:
