@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from graftbox.errors import GraftboxError, NotFoundError
+from graftbox.server.command import Death
 
 if TYPE_CHECKING:
     from graftbox.server.log import Log
@@ -45,6 +46,14 @@ class Call:
     @property
     def running(self) -> bool:
         return not self.command.done.done()
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; that of the shell where that has ended with it."""
+        if self.running:
+            return None
+        result = self.command.done.result()
+        return result.exit_code if isinstance(result, Death) else result.status
 
     async def ended(self) -> None:
         await asyncio.wait([self.command.done])

@@ -13,6 +13,7 @@ from graftbox.server import calls, events
 from graftbox.server.api.commands import signal_number
 from graftbox.server.become import become
 from graftbox.server.calls import Call
+from graftbox.server.command import Death
 from graftbox.server.request import HTTPError, Request, Response, answer
 from graftbox.server.sessions import BusyError, NameTakenError, Session, TooManyError
 from graftbox.server.shapes.commands import SIGNAL, WAIT
@@ -143,10 +144,9 @@ def _command(call: Call) -> dict[str, Any]:
     }
     if not call.running:
         result = command.done.result()
-        reason = getattr(result, "reason", None)
-        shown["state"] = "exited" if reason is None else "died"
-        shown["exit_code"] = result.status if reason is None else getattr(result, "exit_code", None)
-        if reason is not None:
+        shown["state"] = "died" if isinstance(result, Death) else "exited"
+        shown["exit_code"] = call.exit_code
+        if isinstance(result, Death):
             shown["reason"] = f"{result}."
     return shown
 

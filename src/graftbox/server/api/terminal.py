@@ -76,11 +76,11 @@ class Screen:
 
 
 async def _until_ended(screen: Screen, call: Call) -> None:
-    result = await asyncio.shield(call.command.done)
+    await call.ended()
     while screen.offset < (call.command.end or 0):
         screen.moved.clear()
         await screen.moved.wait()
-    await screen.channel.tell({"exit_code": getattr(result, "status", None)})
+    await screen.channel.tell({"exit_code": call.exit_code})
 
 
 async def _type(channel: Channel, session: Session) -> None:
