@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graftbox.server.log import Log
+from graftbox.server.terminal import full_screen
 
 HEAD = TAIL = 4 * 1024 * 1024
 """Bytes of a long output that an answer is made of."""
@@ -74,10 +75,12 @@ class Command:
         self._marks: list[tuple[str, int]] = []
         self.reported_by: dict[str, Report] = {}
         self._head = bytearray()
+        self.screen: int | None = None
+        """Where a program began to draw on the whole screen."""
 
     def facts(self) -> dict[str, Any]:
         """What the next server needs to know; JSON."""
-        names = ("id", "text", "number", "started", "taken", "heard")
+        names = ("id", "text", "number", "started", "taken", "heard", "screen")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -85,7 +88,7 @@ class Command:
         """The command that a former server has started; its marks and reports are told again."""
         command = cls(facts["text"], facts["number"], log)
         command.id, command.started, command.heard = facts["id"], facts["started"], facts["heard"]
-        command.taken = max(log.start, facts["taken"])
+        command.taken, command.screen = max(log.start, facts["taken"]), facts["screen"]
         return command
 
     # -- what the shell says
@@ -133,13 +136,22 @@ class Command:
         nothing was dropped. Blocking: reads up to ``2 * limit`` bytes.
         """
         end, notices = self._news()
-        begin, self.taken = self.taken, self.log.end if self.end is None else self.end
-        head, self._head = bytes(self._head), bytearray()
+        # A screen that is still drawn on is told as a whole every time.
+        begin = self.taken if self.screen is None else max(self.screen, self.log.start)
+        self.taken = self.log.end if self.end is None else self.end
+        head, self._head = bytes(self._head) if self.screen is None else b"", bytearray()
         if end - begin <= 2 * limit:
-            return head + self._slice(begin + len(head), end), notices, 0
+            head += self._slice(begin + len(head), end)
+            self._look_for_screen(head, begin)
+            return head, notices, 0
         head = head[:limit] + self._slice(begin + len(head), begin + limit)
         tail = self._slice(max(end - limit, begin + len(head)), end)
+        self._look_for_screen(tail, end - len(tail))
         return head, tail + notices, end - begin - len(head) - len(tail)
+
+    def _look_for_screen(self, data: bytes, offset: int) -> None:
+        found = full_screen(data)
+        self.screen = None if found is None else offset + found
 
     def _news(self) -> tuple[int, bytes]:
         """Where the command's own text ends, and what the shell says about its jobs after that."""

@@ -175,9 +175,9 @@ class Conversation:
         assert self.current is not None
         limit = HEAD if action.hidden else _VISIBLE
         if self.current.log.end - self.current.taken <= _BIG:
-            text = _text(self.current, limit)
+            text = _text(self.current, limit, self.shell)
         else:
-            text = await asyncio.to_thread(_text, self.current, limit)
+            text = await asyncio.to_thread(_text, self.current, limit, self.shell)
         if action.is_input and not is_key(command):
             echo, newline, rest = text.partition("\n")
             if echo.strip() == command:
@@ -203,11 +203,11 @@ def _host_name() -> str:
     return os.uname().nodename.partition(".")[0]
 
 
-def _text(command: Command, limit: int) -> str:
+def _text(command: Command, limit: int, shell: Shell) -> str:
     head, tail, dropped = command.take(limit)
     if not dropped:
-        return render(head + tail)
+        return render(head + tail, shell.columns, shell.rows)
     # Cut at line ends, so that no character and no control sequence is cut in two.
     head = head[: head.rfind(b"\n") + 1] or head
     tail = tail[tail.find(b"\n") + 1 :]
-    return render(head).rstrip("\n") + TRUNCATED + render(tail)
+    return render(head).rstrip("\n") + TRUNCATED + render(tail, shell.columns, shell.rows)

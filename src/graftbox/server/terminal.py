@@ -2,12 +2,15 @@
 
 Not an emulator of a screen: lines have no width, nothing scrolls away. Colours and titles go, a carriage
 return overwrites, progress bars leave their last state, moves of the cursor upward reach lines of the same
-output.
+output. Only a program that takes the whole screen gets one (screen.py): what stands on it is the text, until
+the program leaves.
 """
 
 from __future__ import annotations
 
 import re
+
+from graftbox.server.screen import Screen
 
 _STRING = r"\x1b[\]PX^_](?:[^\x07\x1b]|\x1b(?!\\))*(?:\x07|\x1b\\|$)"
 _CSI = r"\x1b\[([0-?]*)[ -/]*([@-~])"
@@ -17,6 +20,8 @@ _UNSEEN = r"[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f]"
 _INVISIBLE = re.compile(f"{_STRING}|\\x1b\\[[0-?]*[ -/]*m|\\x1b[()][0-9A-Za-z]|{_UNSEEN}")
 _CONTROL = re.compile(r"[\x08\x0b\x0c\r\x1b]")
 _FARTHEST = 10_000
+_SCREEN = re.compile(r"\x1b\[\?(?:1049|1047|47)[hl]")
+_SCREEN_BYTES = re.compile(_SCREEN.pattern.encode())
 
 
 class Text:
@@ -98,23 +103,50 @@ class Text:
             self.lines[self.row] = ""
 
 
-def render(data: bytes) -> str:
-    """The text of terminal output ``data`` (UTF-8; what is not is replaced), lines separated by newlines."""
-    text = data.decode("utf-8", "replace").replace("\r\n", "\n")
+def render(data: bytes, columns: int = 200, rows: int = 50) -> str:
+    """The text of terminal output ``data`` (UTF-8; what is not is replaced), lines separated by newlines.
+
+    ``columns`` and ``rows`` are the terminal's size.
+    """
+    raw = data.decode("utf-8", "replace")
+    text = raw.replace("\r\n", "\n")
     if not _CONTROL.search(text):
         return _INVISIBLE.sub("", text)
+    if _SCREEN.search(text):
+        return _drawn(raw, columns, rows)
     text = re.sub(r"\r+\n", "\n", _INVISIBLE.sub("", text))
     if not _CONTROL.search(text):
         return text
-    screen = Text()
+    return _drawn(text, columns, rows)
+
+
+def _drawn(text: str, columns: int, rows: int) -> str:
+    """``text`` after all that moves its cursor."""
+    lines = Text()
+    canvas: Text | Screen = lines
     position = 0
     for match in _TOKEN.finditer(text):
-        screen.write(text[position : match.start()])
+        canvas.write(text[position : match.start()])
         position = match.end()
         token = match[0]
-        if match[2]:
-            screen.move(match[2], match[1])
+        if _SCREEN.fullmatch(token):
+            canvas = Screen(columns, rows) if token.endswith("h") else lines
+        elif match[2]:
+            canvas.move(match[2], match[1])
         elif len(token) == 1:
-            screen.control(token)
-    screen.write(text[position:])
-    return "\n".join(screen.lines)
+            canvas.control(token)
+        elif len(token) == 2 and isinstance(canvas, Screen):
+            canvas.escape(token[1])
+    canvas.write(text[position:])
+    if isinstance(canvas, Screen):
+        lines.write("\n" if lines.lines[-1] else "")
+        return "\n".join([*lines.lines[:-1], *canvas.lines])
+    return "\n".join(lines.lines)
+
+
+def full_screen(data: bytes) -> int | None:
+    """Where in ``data`` a program has taken the whole screen that has not left it since."""
+    last = None
+    for match in _SCREEN_BYTES.finditer(data):
+        last = match.start() if match[0].endswith(b"h") else None
+    return last

@@ -360,3 +360,61 @@ def test_tmux_and_the_shells_end_with_the_server(start: Any) -> None:
     while any(alive(int(pid)) for pid in left) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert [pid for pid in left if alive(int(pid))] == []
+
+
+FULL_SCREEN = r"""
+printf 'before\n\033[?1049h\033[2J\033[HTitle\033[3;1H'; echo body
+read key; printf '\033[4;1Hyou typed %s' "$key"; read key; printf '\033[?1049l'; echo left
+"""
+
+
+def test_a_full_screen_program_is_read_as_its_screen_and_can_be_left(client: Any) -> None:
+    program = client.folder / "program"
+    program.write_text(FULL_SCREEN)
+    assert client.run(f"bash {program}", timeout=0.5)["content"] == "before\nTitle\n\nbody"
+    answer = client.run("x", is_input=True, timeout=0.5)
+    assert answer["content"] == "Title\n\nbody\nyou typed x"
+    answer = client.run("q", is_input=True)
+    assert answer["content"].endswith("left")
+    assert "Title" not in answer["content"]
+    assert client.output("echo after") == "after"
+
+
+def test_the_terminal_is_sane_after_a_program_that_left_it_otherwise(client: Any) -> None:
+    for command in ("stty -echo", "stty raw", "stty -opost", "sh -c 'stty raw -echo; kill -9 $$'"):
+        client.run(command)
+        assert client.output("printf 'a\\nb\\n'; stty -a | grep -c ' echo '") == "a\nb\n1"
+
+
+def test_a_screen_that_was_stopped_goes_on_with_the_next_command(client: Any) -> None:
+    client.run("cat > /dev/null", timeout=0.3)
+    client.run("C-s", is_input=True, timeout=0.1)
+    client.run("C-c", is_input=True, timeout=0.3)
+    client.run("", timeout=5, blocking=True)
+    assert client.output("echo fine") == "fine"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["trap 'false' DEBUG; shopt -s extdebug", "exec 100>&- 101>&-", "exec 10>&- 11>&- 12>&- 13>&-"],
+)
+def test_a_shell_that_can_not_report_is_replaced_and_it_is_said(client: Any, command: str) -> None:
+    answer = client.run(command, blocking=True)
+    said = metadata(answer)
+    assert said["exit_code"] in (0, -1, 98), answer
+    if said["exit_code"]:
+        assert "new shell" in said["suffix"]
+    assert client.output("echo fine") == "fine"
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("printf '%01000000d\\n' 7", "0" * 999_999 + "7"),
+        ("printf '日本語\\t😀\\te\\xcc\\x81\\n'", "日本語\t😀\te\u0301"),
+        ("printf 'a\\0b\\n'", "ab"),
+        ("printf 'x%.0s' {1..500}", "x" * 500),
+    ],
+)
+def test_long_wide_and_odd_lines_come_back_as_they_are(client: Any, command: str, expected: str) -> None:
+    assert client.run(command, hidden=True)["content"] == expected

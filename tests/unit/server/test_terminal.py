@@ -45,3 +45,30 @@ def test_a_mark_is_found_however_the_stream_is_cut() -> None:
 
 def test_a_mark_of_another_shell_is_text() -> None:
     assert Marks(b"abc").feed(b"\x1b]7777;xyz;B1\x07.") == [(False, b"\x1b]7777;xyz;B1\x07.")]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (
+            b"before\r\n\x1b[?1049h\x1b[H\x1b[2Jtop\x1b[3;1Hthird\x1b[2;5Hsecond",
+            "before\ntop\n    second\nthird",
+        ),
+        (b"before\r\n\x1b[?1049h\x1b[H\x1b[2Jtop\x1b[?1049lafter\r\n", "before\nafter\n"),
+        (b"\x1b[?1049hone\r\ntwo\r\nthree\r\nfour\r\nfive", "two\nthree\nfour\nfive"),
+        (
+            b"\x1b[?1049h\x1b[1;3rone\r\ntwo\r\nthree\r\n\x1b[4;1Hstatus\x1b[3;1Hnew",
+            "two\nthree\nnew\nstatus",
+        ),
+        (b"\x1b[?1049hone\r\ntwo\x1b[1;1H\x1bMzero", "zero\none\ntwo"),
+        (b"\x1b[?1049hone\r\ntwo\r\nthree\x1b[2;1H\x1b[M", "one\nthree"),
+        (b"\x1b[?1049hone\r\ntwo\x1b[1;1H\x1b[Lnew", "new\none\ntwo"),
+        (b"\x1b[?1049habcdef\x1b[3D\x1b[P\x1b[2@", "abc  ef"),
+        ("\x1b[?1049h日本\x1b[1;5Hx".encode(), "日本x"),
+        (b"\x1b[?1049h0123456789abc", "0123456789\nabc"),
+        (b"\x1b[?1049hfull\x1b[H\x1b[J", ""),
+        (b"\x1b[?1049h\x1b[999;999Hx\x1b[999A\x1b[99999L\x1b[99999@\x1b[0;0r", ""),
+    ],
+)
+def test_a_full_screen_program_reads_as_what_stands_on_its_screen(data: bytes, text: str) -> None:
+    assert render(data, columns=10, rows=4) == text
