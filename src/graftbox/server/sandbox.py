@@ -19,6 +19,7 @@ from graftbox.wire.observations import Failure, Observation
 
 if TYPE_CHECKING:
     from graftbox.server.editor import Editor
+    from graftbox.server.jobs import Jobs
     from graftbox.server.kernel.kernels import Kernels
     from graftbox.server.mcp import Mcp
 
@@ -74,6 +75,13 @@ class Sandbox:
 
         return Mcp(self)
 
+    @cached_property
+    def jobs(self) -> Jobs:
+        """The background commands."""
+        from graftbox.server.jobs import Jobs
+
+        return Jobs(self.environment, self.settings.working_dir, self.settings.limits)
+
     async def execute(self, action: Action) -> Observation:
         """What came of ``action``; raises `GraftboxError` or `InvalidActionError` where it can't be done."""
         match action:
@@ -99,6 +107,8 @@ class Sandbox:
     async def close(self) -> None:
         if "mcp" in self.__dict__:
             await self.mcp.close()
+        if "jobs" in self.__dict__:
+            await self.jobs.close()
         if "kernels" in self.__dict__:
             await self.kernels.close()
         await self.sessions.end()
