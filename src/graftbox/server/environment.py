@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import shutil
-import stat
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftbox.errors import StorageError, UnsupportedError
+from graftbox.errors import UnsupportedError
 from graftbox.server.secrets import KEY, OURS
 
 BUNDLE = Path("/openhands")
-_FOLDER = ".graftbox-"
-_YOUNG_SECONDS = 60.0
 # What tmux's own terminal is; unlike "tmux-256color" every terminfo collection has it.
 _DEFAULT_TERM = b"screen"
 
@@ -99,55 +92,6 @@ def find_shells(environment: Environment, chosen: str | None) -> tuple[str, ...]
             "No bash was found in this image or in the bundle; install bash or name a shell with --shell."
         )
     return shells
-
-
-def make_runtime_folder(environment: Environment, working_dir: str) -> tuple[Path, int]:
-    """A new private folder (mode 0700) for the server's sockets, in the first place that allows one.
-
-    Also returns the file descriptor that holds its lock, by which the next server knows that it is in use.
-    """
-    tried = []
-    for place in filter(None, (environment.get("XDG_RUNTIME_DIR"), "/tmp", "/dev/shm", "/run", working_dir)):
-        parent = Path(place)
-        # A Unix socket's path is at most 107 bytes, and tmux adds its own name.
-        if not parent.is_absolute() or len(os.fsencode(place)) > 70:
-            continue
-        try:
-            if place == "/tmp" and os.geteuid() == 0 and not parent.exists():
-                parent.mkdir()
-                parent.chmod(0o1777)
-            _remove_abandoned(parent)
-            folder = parent / f"{_FOLDER}{os.getpid()}-{os.urandom(4).hex()}"
-            folder.mkdir(mode=0o700)
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            tried.append(f"{place} ({error.strerror})")
-            continue
-        if stat.S_IMODE(folder.stat().st_mode) != 0o700:
-            folder.chmod(0o700)
-        return folder, lock
-    raise StorageError(
-        f"No writable folder for the server's sockets: tried {', '.join(tried)}. "
-        "Mount a tmpfs on /tmp, or set XDG_RUNTIME_DIR to a writable folder."
-    )
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Remove runtime folders of this user whose server is gone, as nobody holds their lock."""
-    for folder in parent.glob(f"{_FOLDER}*"):
-        with contextlib.suppress(OSError):
-            found = folder.lstat()
-            # A folder this young may not be locked yet.
-            if found.st_uid != os.geteuid() or time.time() - found.st_mtime < _YOUNG_SECONDS:
-                continue
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-            finally:
-                os.close(lock)
 
 
 def user_name(uid: int) -> str:

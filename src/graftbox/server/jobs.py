@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftbox.errors import NotFoundError, UsageError
-from graftbox.server import oom
-from graftbox.server.environment import Environment, as_mapping, make_runtime_folder
+from graftbox.server import oom, runtime
+from graftbox.server.environment import Environment, as_mapping
 from graftbox.server.limits import Limits
 from graftbox.server.spool import Spool
 from graftbox.server.stream import Output
@@ -172,7 +172,7 @@ class Jobs:
         """A private folder for output too long to be kept in memory; raises `StorageError`."""
         with self._folder_lock:
             if self._folder is None:
-                self._folder, _ = make_runtime_folder(self.environment, self.working_dir)
+                self._folder, _ = runtime.claim(self.environment, self.working_dir, None)
             return self._folder
 
     def get(self, name: str) -> Job:

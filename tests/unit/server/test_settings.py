@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from graftbox.errors import StorageError, UnsupportedError, UsageError
-from graftbox.server.environment import Environment, find_shells, make_runtime_folder
+from graftbox.errors import UnsupportedError, UsageError
+from graftbox.server.environment import Environment, find_shells
 from graftbox.server.settings import Settings, read_settings
 
 
@@ -116,35 +111,3 @@ def test_our_variables_do_not_reach_the_user() -> None:
 def test_a_shell_that_does_not_exist_is_named() -> None:
     with pytest.raises(UnsupportedError, match="/no/shell"):
         find_shells(Environment(()), "/no/shell")
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """A folder whose path leaves room for a Unix socket's; pytest's own are too deep."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        yield Path(folder)
-
-
-def test_the_runtime_folder_is_private_and_one_without_a_server_is_removed(short_folder: Path) -> None:
-    environment = Environment((f"XDG_RUNTIME_DIR={short_folder}".encode(),))
-    used, lock = make_runtime_folder(environment, "/")
-    assert used.stat().st_mode & 0o777 == 0o700
-    abandoned, other = short_folder / ".graftbox-1-abandoned", short_folder / "other"
-    for folder in (abandoned, other):
-        folder.mkdir()
-        (folder / "tmux").touch()
-    for folder in (used, abandoned, other):
-        os.utime(folder, (0, 0))
-    new, another_lock = make_runtime_folder(environment, "/")
-    assert sorted(short_folder.iterdir()) == sorted((used, new, other))
-    os.close(lock)
-    os.close(another_lock)
-
-
-def test_without_any_writable_place_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(StorageError, match="tmpfs"):
-        make_runtime_folder(Environment(()), "/here")
