@@ -20,6 +20,7 @@ from benchmarks.measure import Figure, interleaved, timed
 RUNS = 300
 SMALL = 10_000
 LARGE = 1_000_000_000
+MANY = 5_000
 PIECE = 1_000_000
 MEGABYTE = 1_000_000
 CONTENT = "/v1/files/content?path="
@@ -59,7 +60,7 @@ class Connection(http.client.HTTPConnection):
 def figures(tree: Path) -> list[Figure]:
     """``tree`` holds the unpacked ``openhands/``. Files are on the disk that holds the temporary folder."""
     with _running(tree) as (server, folder):
-        return [*_small(server, folder), *_large(server, folder)]
+        return [*_small(server, folder), *_large(server, folder), *_many(server, folder)]
 
 
 def _small(server: Connection, folder: Path) -> list[Figure]:
@@ -98,6 +99,27 @@ def _large(server: Connection, folder: Path) -> list[Figure]:
         *(Figure(f"{LARGE // PIECE / 1000:g} GB {what}", "MB/s", (rate,)) for what, rate in rates.items()),
         Figure("server's peak memory, more by", "MB", (server.peak() - before,)),
     ]
+
+
+def _many(server: Connection, folder: Path) -> list[Figure]:
+    source, archive = folder / "many", "/v1/files/archive?format=tar&path="
+    for number in range(MANY):
+        path = source / str(number % 100) / str(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(TEXT)
+    data = b""
+
+    def down() -> None:
+        nonlocal data
+        data = server.ask("GET", archive + str(source))
+
+    def up() -> None:
+        server.ask("PUT", archive + str(folder / "copy"), data)
+
+    steps = {"as a tar archive out of the sandbox": down, "and into it": up}
+    samples = interleaved([partial(timed, step) for step in steps.values()], 5)
+    what = f"{MANY} files of {SMALL // 1000} kB"
+    return [Figure(f"{what} {how}", "s", each) for how, each in zip(steps, samples, strict=True)]
 
 
 @contextlib.contextmanager
