@@ -7,16 +7,13 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 from graftbox.errors import UnsupportedError
-from graftbox.server.environment import Environment
-from graftbox.server.identity import Identity
 from graftbox.server.kernel.cell import Cell, Ended
 from graftbox.server.kernel.link import Link
-from graftbox.server.kernel.process import Process, how_it_ended
+from graftbox.server.kernel.process import Plan, Process, how_it_ended
 
 STARTING = 60.0
 """Seconds that a kernel may take to start."""
@@ -26,23 +23,6 @@ _STUBBORN = 1.5
 log = logging.getLogger("graftbox.kernel")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a kernel is to be: ``interpreter`` None is the bundle's own Python, ``env`` comes on top of the
-    container's variables.
-    """
-
-    cwd: str
-    identity: Identity
-    interpreter: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-
-    def entries(self, environment: Environment) -> tuple[bytes, ...]:
-        mine = {os.fsencode(name): os.fsencode(value) for name, value in self.env.items()}
-        kept = [each for each in environment.for_the_user() if each.partition(b"=")[0] not in mine]
-        return (*kept, *(name + b"=" + value for name, value in mine.items()))
-
-
 Launch = Callable[[Plan], tuple[Link, list[str], str]]
 """Gives, for a plan, a new link, the argv up to the link's arguments, and what ``sys.executable`` will be."""
 
@@ -50,9 +30,8 @@ Launch = Callable[[Plan], tuple[Link, list[str], str]]
 class Kernel:
     """``state``: new, starting, idle, busy, dead or closed. ``generation`` counts its processes."""
 
-    def __init__(self, plan: Plan, environment: Environment, launch: Launch) -> None:
+    def __init__(self, plan: Plan, launch: Launch) -> None:
         self.plan = plan
-        self.environment = environment
         self.launch = launch
         self.generation = 0
         self.cwd = plan.cwd
@@ -93,8 +72,7 @@ class Kernel:
                 await asyncio.sleep(0)  # `_buried` comes right after
             link, argv, self.interpreter = self.launch(self.plan)
             try:
-                entries = self.plan.entries(self.environment)
-                process = Process([*argv, *link.arguments], entries, self.plan.identity, self.cwd, link.files)
+                process = Process([*argv, *link.arguments], self.plan, self.cwd, link.files)
                 try:
                     await self._open(link, process)
                 except BaseException:
@@ -211,16 +189,16 @@ class Kernel:
             self.note = ""
 
 
-def places(folder: Path, home: str | None) -> tuple[Path, Path]:
+def places(folder: Path, plan: Plan) -> tuple[Path, Path]:
     """A new kernel's private base name in ``folder``, and where ``%pip`` shall install to.
 
-    In the user's own folder if it is there and writable, so that it outlives this container's server.
+    In the user's own home if that is there and writable, so that it outlives this server.
     """
     base = folder / f"k{os.urandom(3).hex()}"
-    if home and home != "/":
-        chosen = Path(home, ".local/share/graftbox/python")
-        existing = next((p for p in (chosen, *chosen.parents) if p.exists()), None)
-        with contextlib.suppress(OSError):
-            if existing is not None and existing != Path("/") and os.access(existing, os.W_OK):
-                return base, chosen
+    packages = Path(plan.home or "/", ".local/share/graftbox/python")
+    home = next((place for place in packages.parents if place.exists()), Path("/"))
+    with contextlib.suppress(OSError):
+        mine = not plan.identity.switched or home.stat().st_uid == plan.identity.uid
+        if plan.home and home != Path("/") and mine and os.access(home, os.W_OK):
+            return base, packages
     return base, folder / "python"

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from graftbox.errors import GraftboxError, NotFoundError, UnsupportedError
 from graftbox.server import runtime
+from graftbox.server.become import environment_for
 from graftbox.server.environment import find_program
 from graftbox.server.kernel.cell import Cell
-from graftbox.server.kernel.kernel import Kernel, Plan, places
+from graftbox.server.kernel.kernel import Kernel, places
 from graftbox.server.kernel.link import Link
+from graftbox.server.kernel.process import Plan
 from graftbox.wire.actions import RunIPython
 from graftbox.wire.observations import IPythonResult, truncated
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from graftbox.server.sandbox import Sandbox
 
 MAIN = "main"
+LIMIT = 16
+"""Kernels at a time."""
 SKILLS = "from openhands.runtime.plugins.agent_skills.agentskills import *"
 NO_OUTPUT = "[Code executed successfully with no output]"
 _GUEST = Path(__file__).parent / "guest"
@@ -45,19 +49,20 @@ class Kernels:
     def main(self) -> Kernel:
         """The kernel of the agent's actions, which starts with its first cell."""
         if MAIN not in self.kernels:
-            self.kernels[MAIN] = self.create(
-                Plan(
-                    self.sandbox.settings.working_dir,
-                    self.sandbox.identity,
-                    self._chosen(self.sandbox.settings.kernel_python),
-                )
+            sandbox = self.sandbox
+            plan = Plan(
+                cwd=sandbox.settings.working_dir,
+                identity=sandbox.identity,
+                entries=environment_for(sandbox, sandbox.identity, {}),
+                interpreter=self.chosen(sandbox.settings.kernel_python),
             )
+            self.kernels[MAIN] = self.create(plan)
         return self.kernels[MAIN]
 
     def create(self, plan: Plan) -> Kernel:
-        return Kernel(plan, self.sandbox.environment, self._launch)
+        return Kernel(plan, self._launch)
 
-    def _chosen(self, interpreter: str | None) -> str | None:
+    def chosen(self, interpreter: str | None) -> str | None:
         """The path of an interpreter that was named; raises `NotFoundError`."""
         if interpreter is None:
             return None
@@ -73,8 +78,7 @@ class Kernels:
     def _launch(self, plan: Plan) -> tuple[Link, list[str], str]:
         folder = self.sandbox.sessions.folder
         assert folder is not None
-        home = plan.identity.home or plan.env.get("HOME") or self.sandbox.environment.get("HOME")
-        base, packages = places(runtime.place_for(folder, plan.identity), home)
+        base, packages = places(runtime.place_for(folder, plan.identity), plan)
         if plan.interpreter is None:
             from graftbox.server.kernel.jupyter import JupyterLink
 
@@ -95,8 +99,15 @@ class Kernels:
         except (GraftboxError, OSError) as error:
             log.error("The kernel did not start: %s", error)
 
+    async def start(self, kernel: Kernel) -> None:
+        """Have the kernel running; the main one with the agent's skills, where they were asked for."""
+        if kernel is self.kernels.get(MAIN):
+            await self._ready(kernel)
+        else:
+            await self.sandbox.sessions.prepare()
+            await kernel.start()
+
     async def _ready(self, kernel: Kernel) -> None:
-        """The kernel, started and with the agent's skills where they were asked for."""
         await self.sandbox.sessions.prepare()
         async with self._preparing:
             await kernel.start()

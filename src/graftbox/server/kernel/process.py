@@ -12,7 +12,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from graftbox.errors import UnsupportedError
@@ -24,14 +25,30 @@ _SAID = 4096
 """Bytes of its last words that are kept."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a kernel is to be: ``entries`` is its environment, ``interpreter`` None is the bundle's own
+    Python.
+    """
+
+    cwd: str
+    identity: Identity
+    entries: tuple[bytes, ...]
+    interpreter: str | None = None
+
+    @property
+    def home(self) -> str | None:
+        found = next((each[5:] for each in self.entries if each.startswith(b"HOME=")), None)
+        return os.fsdecode(found) if found else None
+
+
 class Process:
     """``lifeline`` is our end of the socket pair; ``ended`` the exit code, or minus the signal."""
 
     def __init__(
         self,
         argv: Sequence[str],
-        entries: Iterable[bytes],
-        identity: Identity,
+        plan: Plan,
         cwd: str,
         files: Sequence[int] = (),
     ) -> None:
@@ -41,14 +58,14 @@ class Process:
         try:
             self._popen = subprocess.Popen(
                 [*argv, str(theirs.fileno())],
-                env=as_mapping(identity.environment(entries)),
+                env=as_mapping(plan.entries),
                 cwd=cwd if Path(cwd).is_dir() else "/",
                 stdin=_null(),
                 stdout=writing,
                 stderr=writing,
                 pass_fds=[theirs.fileno(), *files],
                 start_new_session=True,
-                **identity.popen(),
+                **plan.identity.popen(),
             )
         except OSError as error:
             self.lifeline.close()
