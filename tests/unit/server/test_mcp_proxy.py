@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -283,3 +284,30 @@ def test_when_the_server_ends_its_servers_end_with_it(start: Any) -> None:
     server.process.terminate()
     assert server.process.wait(20) == 0
     assert not any(map(is_alive, pids))
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy", "sse"])
+def test_the_server_ends_at_once_whoever_is_connected(start: Any, tmp_path: Path, mode: str) -> None:
+    server = start()
+    update(server, spec())
+    mark = tmp_path / "mark"
+
+    async def work(session: Any) -> None:
+        heard = asyncio.Event()
+
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            heard.set()
+
+        arguments = {"seconds": 60, "mark": str(mark)}
+        tool = "wait" if mode == "sse" else "fixture_wait"
+        running = asyncio.create_task(session.call_tool(tool, arguments, progress_callback=report))
+        await heard.wait()
+        server.process.terminate()
+        assert await asyncio.to_thread(server.process.wait, 10) == 0
+        running.cancel()
+        await asyncio.wait({running})
+
+    # How the clients' library takes the loss of its server is its own affair.
+    with contextlib.suppress(Exception):
+        over_sse(server, work) if mode == "sse" else over_http(server, work, mode)
+    assert server.process.returncode == 0

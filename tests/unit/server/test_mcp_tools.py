@@ -20,6 +20,7 @@ from mcp.shared.exceptions import MCPError
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+JSON = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 Use = Callable[[McpClient], Awaitable[Any]]
 
 
@@ -339,6 +340,26 @@ def test_without_a_key_pages_in_a_browser_are_kept_out(
     for path in ("/mcp", "/mcp/messages/", "/update_mcp_server", "/execute_action"):
         status, _ = client.ask("POST", path, b"[]", headers) if path[1] != "m" else raw(client, path, headers)
         assert (status != 403) is served
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/", "/mcp/messages/?session_id=0", "/mcp/nothing"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[" * 100_000, b"\xff", b"3", b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":[]}'],
+    ids=["empty", "cut", "deep", "no text", "number", "wrong"],
+)
+def test_nonsense_is_refused_and_the_server_goes_on(client: Any, method: str, path: str, body: bytes) -> None:
+    for headers in (
+        JSON,
+        {},
+        {**JSON, "MCP-Protocol-Version": "2026-07-28"},
+        {**JSON, "Mcp-Session-Id": "x"},
+    ):
+        client.connection.request(method, path, body, headers)
+        response = client.connection.getresponse()
+        response.read()
+        assert 400 <= response.status < 500
 
 
 def raw(client: Any, path: str, headers: dict[str, str]) -> tuple[int, bytes]:

@@ -43,8 +43,8 @@ Find = Callable[[], dict[str, tuple[StdioServer, types.Tool]]]
 
 # Its watcher would look twice a second, for ever, whether uvicorn, which is not here, wants to end.
 sse_starlette.sse._ensure_watcher_started_on_this_loop = lambda: None
-# It reports every session it makes.
-logging.getLogger("mcp").setLevel(logging.WARNING)
+# It reports every session it makes, and every mistake of a client.
+logging.getLogger("mcp").setLevel(logging.ERROR)
 
 
 class McpServer(Server[Any]):
