@@ -126,10 +126,10 @@ class Conversation:
             reason = f"The command timed out after {action.timeout} seconds."
         else:
             reason = f"The command has no new output after {self.silence:g} seconds."
-        return await self._unfinished(action, command, f"\n[{reason} {WAITING}]")
+        return await self._unfinished(action, command, f"\n[{reason} {WAITING}]", note)
 
-    async def _unfinished(self, action: Run, command: str, suffix: str) -> RunResult:
-        prefix = CONTINUES if self.spoke else ""
+    async def _unfinished(self, action: Run, command: str, suffix: str, note: str = "") -> RunResult:
+        prefix = note or (CONTINUES if self.spoke else "")
         content = await self._take(action, command)
         return RunResult(content, command, CommandMetadata(prefix=prefix, suffix=suffix), action.hidden)
 
