@@ -25,6 +25,7 @@ LONGEST_LINE = 2000
 """Characters of a line that are shown."""
 _BUFFER = 4 * 1024 * 1024
 _LONGEST_COMPLAINT = 4096
+_TURN = 100
 _FOUND_NOTHING = (0, 1)
 
 
@@ -185,8 +186,12 @@ async def _complaint(stream: asyncio.StreamReader) -> bytes:
 
 async def _collected(stream: asyncio.StreamReader, limit: int, found: list[Any]) -> str | None:
     """Reads ripgrep's messages into ``found`` until the end (None), or the limit."""
-    count = 0
+    count = lines = 0
     while True:
+        lines += 1
+        if lines % _TURN == 0:
+            # What has arrived is handed out without a pause; others want their turn.
+            await asyncio.sleep(0)
         try:
             line = await stream.readline()
         except ValueError:

@@ -49,17 +49,15 @@ class Text:
     def newline(self) -> str:
         """The line end that most lines have."""
         pairs = self.raw.count("\r\n")
+        if "\n" not in self.raw and "\r" in self.raw:
+            return "\r"
         return "\r\n" if pairs > self.raw.count("\n") - pairs else "\n"
 
     def replaced(self, start: int, end: int, new: str) -> Text:
         """With ``content[start:end]`` as ``new``, which gets this text's line ends; the rest is untouched."""
-        if self.newline == "\r\n":
-            new = unified(new).replace("\n", "\r\n")
+        if self.newline != "\n":
+            new = unified(new).replace("\n", self.newline)
         return Text(self.raw[: self._stored(start)] + new + self.raw[self._stored(end) :], *self._form)
-
-    def with_raw(self, raw: str) -> Text:
-        """``raw`` in this text's encoding."""
-        return Text(raw, *self._form)
 
     def encoded(self) -> bytes:
         """The file's bytes; raises `UnicodeEncodeError` for what the encoding does not have."""

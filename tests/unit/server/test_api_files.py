@@ -142,6 +142,17 @@ def test_a_large_folder_comes_in_pages(client: Any, folder: Path) -> None:
     assert [entry["path"] for entry in page["entries"]] == ["a b", "b", "c"]
 
 
+def test_a_long_page_is_whole(client: Any, folder: Path) -> None:
+    names = [f"{number:04}" for number in range(1234)]
+    for name in names:
+        (folder / name).touch()
+    page = json.loads(ask(client, "GET", f"{FILES}/list?path={folder}&limit=10000")[1])
+    assert [entry["path"] for entry in page["entries"]] == names
+    assert page["next"] is None
+    found = json.loads(ask(client, "GET", f"{FILES}/glob?path={folder}&pattern=*&limit=1200")[1])
+    assert (len(found["paths"]), found["truncated"]) == (1200, "limit")
+
+
 def test_folders_are_made_moved_and_removed(client: Any, folder: Path) -> None:
     assert client.ask("POST", f"{FILES}/mkdir", {"path": f"{folder}/a/b", "mode": "700"})[0] == 201
     assert client.ask("POST", f"{FILES}/mkdir", {"path": f"{folder}/a/b"})[0] == 409

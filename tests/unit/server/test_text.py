@@ -58,6 +58,12 @@ def test_a_byte_order_mark_is_kept_and_not_shown(mark: bytes, encoding: str) -> 
     assert text.replaced(0, 1, "b").encoded() == mark + "b☃\r\n".encode(encoding)
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_new_lines_end_as_the_others(newline: str) -> None:
+    text = Text(f"a{newline}b{newline}")
+    assert text.replaced(2, 2, "x\ny\n").raw == newline.join(["a", "x", "y", "b", ""])
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_survive_being_text(data: bytes) -> None:
     assert decoded(data).encoded() == data

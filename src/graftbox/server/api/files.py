@@ -6,7 +6,10 @@ user may not do is a 403.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -122,6 +125,7 @@ EDITED: Schema = {
         }
     },
 }
+_AT_ONCE = 500
 Headers = tuple[tuple[bytes, bytes], ...]
 _BYTES = Media("application/octet-stream")
 _CONDITIONS: dict[str, Schema] = {
@@ -319,7 +323,23 @@ async def list_folder(request: Request) -> Response:
         entries, following = await request.sandbox.identity.call(
             listing, path, query["recursive"], query["hidden"], query["limit"], after
         )
-    return answer({"entries": entries, "next": following and quote(os.fsencode(following))})
+    return listed("entries", entries, {"next": following and quote(os.fsencode(following))})
+
+
+def listed(key: str, items: Sequence[Any], rest: dict[str, Any]) -> Response:
+    """``{key: items, **rest}``; a long list in parts, so that no other request waits for it."""
+    if len(items) <= _AT_ONCE:
+        return answer({key: items, **rest})
+    return Response(200, _in_parts(key, items, rest))
+
+
+async def _in_parts(key: str, items: Sequence[Any], rest: dict[str, Any]) -> AsyncGenerator[bytes]:
+    yield f'{{"{key}":['.encode()
+    for at in range(0, len(items), _AT_ONCE):
+        part = json.dumps(items[at : at + _AT_ONCE])[1:-1]
+        yield (f",{part}" if at else part).encode()
+        await asyncio.sleep(0)
+    yield f"],{json.dumps(rest)[1:]}".encode()
 
 
 async def edit(request: Request) -> Response:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from graftbox.server import search
-from graftbox.server.api.files import ENTRY, FLAG, NAME, PATH, place
+from graftbox.server.api.files import ENTRY, FLAG, NAME, PATH, listed, place
 from graftbox.server.entries import named, told
 from graftbox.server.events import event, stream
 from graftbox.server.openapi import EVENTS, Operation
-from graftbox.server.request import HTTPError, Request, Response, answer
+from graftbox.server.request import HTTPError, Request, Response
 from graftbox.server.schema import TEXT, Schema
 from graftbox.server.watch import MAX_FOLDERS, Watch
 
@@ -19,7 +20,7 @@ MAX_WATCHES = 32
 """Streams of changes at the same time: each holds an inotify instance, of which a user may have 128."""
 _FOLDER: Schema = {**NAME, "default": "."}
 _HIDDEN: Schema = {**FLAG, "description": "Names that begin with a dot, too."}
-_LIMIT: Schema = {"type": "integer", "minimum": 1, "maximum": 100_000, "default": 1000}
+_LIMIT: Schema = {"type": "integer", "minimum": 1, "maximum": 20_000, "default": 1000}
 _TIMEOUT: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": 600, "default": 30}
 _TRUNCATED: Schema = {
     "type": ["string", "null"],
@@ -154,7 +155,7 @@ async def glob(request: Request) -> Response:
     path = place(request, query.pop("path"))
     with told(path):
         result = await request.sandbox.identity.call(search.glob, path, **query)
-    return answer({"paths": [named(each) for each in result.found], "truncated": result.truncated})
+    return listed("paths", [named(each) for each in result.found], {"truncated": result.truncated})
 
 
 async def grep(request: Request) -> Response:
@@ -174,7 +175,7 @@ async def _grep(request: Request, given: dict[str, Any]) -> Response:
         await identity.call(path.stat)
     query = search.Query(**{**given, "globs": tuple(given["globs"])})
     result = await search.grep(query, path, identity)
-    return answer({"lines": result.found, "truncated": result.truncated})
+    return listed("lines", result.found, {"truncated": result.truncated})
 
 
 _watches: set[Watch] = set()
@@ -204,4 +205,5 @@ async def _changes(watched: Watch) -> AsyncGenerator[bytes]:
                 yield b"".join(event(each.pop("type"), each) for each in batch)
     finally:
         _watches.discard(watched)
-        watched.close()
+        # The kernel takes its time where there were many folders.
+        await asyncio.shield(asyncio.to_thread(watched.close))

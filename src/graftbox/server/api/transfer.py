@@ -167,10 +167,13 @@ def _flag(text: str) -> bool:
 async def _unpack_spooled(stream: AsyncIterator[bytes], folder: Path, identity: Identity) -> int:
     """For zip, whose list of members comes last. The spool has no name, so that nothing can be left of it."""
     spool = await identity.call(_spool, folder)
-    with spool:
+    try:
         async for piece in transfer.gathered(stream):
             await identity.call(spool.write, piece)
         return await identity.call(unpack_zip, spool, folder)
+    finally:
+        # Giving a large file's space back takes its time.
+        await asyncio.shield(identity.call(spool.close))
 
 
 def _spool(folder: Path) -> BinaryIO:
