@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import importlib
 import json
+import os
 import resource
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ from graftbox.image import batch
 from graftbox.image.manifest import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST
 from graftbox.image.place import graft_image
 from graftbox.image.reference import parse
-from graftbox.image.tags import Choice, repository
+from graftbox.image.tags import Choice, repository, tags_of
 from graftbox.image.transports import Access
 from graftbox.store import Store
 
@@ -93,6 +96,7 @@ class _Counted:
     """Bytes that this process has written to sockets, headers and all."""
 
     sent: int = 0
+    bodies: int = 0
     requests: int = 0
 
     def watch(self) -> None:
@@ -103,7 +107,9 @@ class _Counted:
         def counted(this: Any, buffer: bytes, timeout: float | None = None) -> None:
             with guard:
                 self.sent += len(buffer)
-                self.requests += buffer[:8].split(b" ")[0] in {b"GET", b"HEAD", b"PUT", b"POST", b"PATCH"}
+                starts = buffer[:8].split(b" ")[0] in {b"GET", b"HEAD", b"PUT", b"POST", b"PATCH"}
+                self.requests += starts
+                self.bodies += 0 if starts else len(buffer)
             write(this, buffer, timeout)
 
         stream.write = counted
@@ -120,50 +126,153 @@ def figures(batch_size: int = BATCH) -> list[Figure]:
             return [
                 *_one_by_one(registry, store, Choice({"amd64": bundle}), counted),
                 *_many(registry, store, Choice({"amd64": bundle}), counted, batch_size),
+                *_finished(registry, store, Choice({"amd64": bundle}), counted, 10 * batch_size),
             ]
 
 
 def _one_by_one(registry: Registry, store: Store, choice: Choice, counted: _Counted) -> list[Figure]:
     """`graft BASE TARGET`, each image with one tag, over one connection."""
     bases = list(plant(registry, "single", ONE_BY_ONE + 1))
-    times, sizes, requests = [], [], []
+    times, sizes, bodies, requests = [], [], [], []
     with Access().shared(parallel=1) as registries:
         access = Access(registries=registries)
         for number, base in enumerate(bases):
-            before = counted.sent, counted.requests
+            before = counted.sent, counted.bodies, counted.requests
             start = time.perf_counter()
             target = parse(f"{registry.address}/runtime/single:{number}")
             graft_image(parse(base), target, choice.bundles, store, access=access)
             times.append((time.perf_counter() - start) * 1000)
             sizes.append((counted.sent - before[0]) / 1000)
-            requests.append(float(counted.requests - before[1]))
+            bodies.append((counted.bodies - before[1]) / 1000)
+            requests.append(float(counted.requests - before[2]))
     # The first one brings the bundle's layers.
     return [
         Figure("one image, one tag, one connection", "ms", tuple(times[1:]), 25),
-        Figure("bytes sent for it, headers included", "kB", tuple(sizes[1:]), 2.5),
-        Figure("requests for it", "", tuple(requests[1:])),
+        Figure("… sent, as config and manifest", "kB", tuple(bodies[1:]), 2.5),
+        Figure("… sent, with all headers", "kB", tuple(sizes[1:])),
+        Figure("… requests", "", tuple(requests[1:])),
     ]
 
 
 def _many(registry: Registry, store: Store, choice: Choice, counted: _Counted, count: int) -> list[Figure]:
+    """The batch, the same batch again, and the same requests bare."""
     bases = list(plant(registry, "many", count))
     target = repository(f"{registry.address}/runtime/many")
     figures: list[Figure] = []
-    for what, rate_target in (("batch, three tags each", 80.0), ("the same batch again", 300.0)):
+    for what, wanted in (("batch of new images, three tags each", 80.0), ("the same batch again", 300.0)):
         with Access().shared(JOBS) as registries:
             work = batch.worker(target, "tags", choice, store, replace(Access(), registries=registries))
-            before = counted.sent
-            start, cpu = time.perf_counter(), time.process_time()
-            outcomes = [outcome.status for outcome in batch.run(bases, work, JOBS, registries)]
-            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        assert "failed" not in outcomes
-        figures += [
-            Figure(f"{what}, {JOBS} jobs", "images/s", (count / wall,), rate_target),
-            Figure("… client CPU per image", "ms", (cpu / count * 1000,), 4),
-            Figure("… sent per image", "kB", ((counted.sent - before) / count / 1000,)),
+            run = _Run(registry, counted)
+            statuses = [outcome.status for outcome in batch.run(bases, work, JOBS, registries)]
+            run.stop(count)
+        assert "failed" not in statuses
+        figures += run.figures(what, wanted)
+    figures.append(Figure(f"memory after {2 * count} images", "MB", (_peak_memory(),), 80))
+    run = _Run(registry, counted)
+    _bare(registry.address, count)
+    run.stop(count)
+    return figures + run.figures("the requests of new images, bare (http.client)", None)
+
+
+def _finished(
+    registry: Registry, store: Store, choice: Choice, counted: _Counted, count: int
+) -> list[Figure]:
+    """A long list of which everything is there: its tags are written into the registry's storage."""
+    target = repository(f"{registry.address}/runtime/finished")
+    tags = registry.root / "docker/registry/v2/repositories/runtime/finished/_manifests/tags"
+    revisions = tags.parent / "revisions/sha256"
+    bases = []
+    for base in plant(registry, "finished", count):
+        digest = (_tag_folder(registry, base) / "current/link").read_text()
+        _link(tags / tags_of(parse(base), digest, choice).source / "current", digest)
+        _link(revisions / digest[7:], digest)
+        bases.append(base)
+    with Access().shared(JOBS) as registries:
+        work = batch.worker(target, "tags", choice, store, replace(Access(), registries=registries))
+        run = _Run(registry, counted)
+        present = sum(outcome.status == "present" for outcome in batch.run(bases, work, JOBS, registries))
+        run.stop(count)
+    assert present == count
+    memory = Figure(f"memory after {count} more", "MB", (_peak_memory(),), 80)
+    return [*run.figures(f"{count} images that are there", 300), memory]
+
+
+def _tag_folder(registry: Registry, base: str) -> Path:
+    name, _, tag = base.partition("/")[2].partition(":")
+    return registry.root / "docker/registry/v2/repositories" / name / "_manifests/tags" / tag
+
+
+class _Run:
+    """What one run costs: time, this process's and the registry's processor time, bytes."""
+
+    def __init__(self, registry: Registry, counted: _Counted) -> None:
+        self._registry, self._counted = registry, counted
+        self._start = self._now()
+
+    def _now(self) -> tuple[float, float, float, float]:
+        return time.perf_counter(), time.process_time(), _children_cpu(), float(self._counted.sent)
+
+    def stop(self, count: int) -> None:
+        self._each = [(now - then) / count for now, then in zip(self._now(), self._start, strict=True)]
+
+    def figures(self, what: str, wanted: float | None) -> list[Figure]:
+        wall, client, server, sent = self._each
+        figures = [
+            Figure(f"{what}, {JOBS} jobs (at least)", "images/s", (1 / wall,), wanted),
+            Figure("… by processor time, on two idle cores", "images/s", (2 / (client + server),), wanted),
+            Figure("… client CPU per image", "ms", (client * 1000,), 4 if wanted else None),
+            Figure("… registry CPU per image", "ms", (server * 1000,)),
         ]
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    return [*figures, Figure(f"memory after {count} images", "MB", (memory,), 80)]
+        return [*figures, Figure("… sent per image", "kB", (sent / 1000,))] if sent else figures
+
+
+def _children_cpu() -> float:
+    """Seconds of processor time of the processes that this one has started and that still run."""
+    total = 0
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def _peak_memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def _bare(address: str, count: int) -> None:
+    """The nine requests that a new image takes, sent by the standard library with nothing in between."""
+    local = threading.local()
+
+    def ask(method: str, path: str, body: bytes | None = None, kind: str = "") -> tuple[str, bytes]:
+        if not hasattr(local, "connection"):
+            local.connection = http.client.HTTPConnection(address)
+        headers = {"Accept": OCI_MANIFEST} | ({"Content-Type": kind} if kind else {})
+        local.connection.request(method, path, body=body, headers=headers)
+        with local.connection.getresponse() as response:
+            return response.headers.get("Location") or "", response.read()
+
+    repo = "/v2/runtime/many"
+    tag = json.loads(ask("GET", f"{repo}/tags/list?n=1")[1])["tags"][0]
+    template = json.loads(ask("GET", f"{repo}/manifests/{tag}")[1])
+
+    def image(number: int) -> None:
+        config = json.dumps(
+            {"architecture": "amd64", "os": "linux", "bare": number, "x": "x" * 1200}
+        ).encode()
+        ask("HEAD", f"/v2/many/manifests/b{number}")
+        ask("HEAD", f"{repo}/manifests/bare{number}")
+        ask("GET", f"/v2/many/manifests/b{number}")
+        ask("GET", f"/v2/many/manifests/b{number}")
+        place = ask("POST", f"{repo}/blobs/uploads/", b"")[0]
+        entry = _entry(config)
+        ask("PUT", f"{place}&digest={entry['digest']}", config)
+        manifest = json.dumps({**template, "config": entry | {"mediaType": OCI_CONFIG}}).encode()
+        for end in ("", "x", "y"):
+            ask("PUT", f"{repo}/manifests/bare{number}{end}", manifest, OCI_MANIFEST)
+
+    with ThreadPoolExecutor(JOBS) as pool:
+        list(pool.map(image, range(count)))
 
 
 if __name__ == "__main__":
