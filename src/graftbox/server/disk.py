@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
-import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -127,6 +125,8 @@ class Draft:
         except OSError as error:
             if self.existing is None or error.errno not in _REFUSED:
                 raise _named(error, self.target) from error
+            import tempfile  # brings libcrypto in, which no start should wait for
+
             self.through = True
             return tempfile.TemporaryFile()
         self.beside = beside
@@ -194,7 +194,8 @@ class Draft:
                 raise _named(error, self.target) from error
         self.file.seek(0)
         with os.fdopen(os.dup(self.existing), "wb") as file:
-            shutil.copyfileobj(self.file, file, _COPIED)
+            while piece := self.file.read(_COPIED):
+                file.write(piece)
         os.ftruncate(self.existing, size)
 
 

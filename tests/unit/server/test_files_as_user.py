@@ -126,6 +126,17 @@ def test_a_file_of_others_that_may_be_written_keeps_its_owner(home: Path) -> Non
     assert [each.name for each in home.iterdir()] == ["shared"]
 
 
+def test_a_file_that_may_be_written_in_a_folder_that_may_not_is_written(home: Path) -> None:
+    path = home.parent / "shared"
+    for old, new in (("short", "much longer than before\n"), ("much longer than before", "short\n")):
+        path.write_text(old)
+        path.chmod(0o666)
+        number = path.stat().st_ino
+        assert as_user(write, Write("../shared", new), str(home)) == WriteResult(str(home / "../shared"))
+        assert path.read_text() == new
+        assert path.stat().st_ino == number
+
+
 def test_a_folder_that_the_user_may_not_read_is_not_watched(home: Path) -> None:
     async def main() -> None:
         with told(home):
