@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,4 +117,4 @@ def same_daemon(base: Reference, target: Reference) -> bool:
 def is_loopback(host: str) -> bool:
     """Whether ``HOST[:PORT]`` is this machine, where plain HTTP is as private as TLS."""
     name = urlsplit(f"//{host}").hostname or ""
-    return name in {"localhost", "::1"} or (name.startswith("127.") and name.count(".") == 3)
+    return name in {"localhost", "::1"} or re.fullmatch(r"127(\.[0-9]{1,3}){3}", name) is not None
