@@ -13,6 +13,7 @@ import pytest
 from tests.integration import bases
 from tests.integration.conftest import Docker, Registry
 
+CORE = ("--arch", bases.ARCH, "--component", "core")
 PYTHON = "/openhands/bin/oh-python"
 
 
@@ -29,12 +30,12 @@ def graftbox(*arguments: str) -> dict[str, Any]:
 def pushed(registry: Registry) -> str:
     """The bundle's image in a registry."""
     name = f"{registry.address}/team/bundle:1"
-    graftbox("bundle", "push", name, "--arch", bases.ARCH)
+    graftbox("bundle", "push", name, *CORE)
     return name
 
 
 def test_pushing_again_sends_nothing(pushed: str, skopeo: Callable[..., str]) -> None:
-    report = graftbox("bundle", "push", pushed, "--arch", bases.ARCH, "--tag", "more")
+    report = graftbox("bundle", "push", pushed, *CORE, "--tag", "more")
     assert (report["layers_sent"], report["bytes_sent"]) == (0, 0)
     shown = json.loads(skopeo("inspect", "--tls-verify=false", f"docker://{pushed}"))
     assert shown["Digest"] == report["digest"]

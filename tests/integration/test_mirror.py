@@ -41,7 +41,7 @@ def mirroring(folder: Path, *names: str, **env: str) -> Iterator[str]:
     log = folder / "log"
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-c", "from graftbox.cli.app import main; main()", "mirror"]
-    options = ["--listen", address, *(f"--upstream={name}" for name in names)]
+    options = ["--listen", address, "--component", "core", *(f"--upstream={name}" for name in names)]
 
     def ready() -> bool:
         try:

@@ -30,7 +30,7 @@ def dockerfile(
     user: str | None,
     extra_deps: str | None,
 ) -> None:
-    """Print a Dockerfile that makes a runtime image of BASE. Nothing is built, and BASE is not looked at.
+    """Print a Dockerfile that makes a runtime image of BASE, which is not looked at.
 
     copy takes /openhands out of the bundle's image (graftbox bundle push). install and pyinstaller need
     files beside the Dockerfile: graftbox image build --build-folder writes them too.

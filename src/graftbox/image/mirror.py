@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from graftbox.errors import GraftboxError, TransportError, UsageError
+from graftbox.errors import GraftboxError, UsageError
 from graftbox.image.blob import Blob, Source, file_chunks
 from graftbox.image.graft import Bundle, Options
 from graftbox.image.manifest import OCI_INDEX, Descriptor, Document, serialise
 from graftbox.image.place import make_plan
 from graftbox.image.reference import DOCKER_HUB, image_name
+from graftbox.image.retry import BrokenError
 from graftbox.image.serving import (
     JSON,
     BrokenOffError,
@@ -243,10 +244,11 @@ class Mirror:
         if newest is None:
             return self._graft(served, tag)
         try:
-            return served.shelf.find(tag, served.remote.digest(tag)) or self._graft(served, tag)
-        except TransportError as error:
+            base = served.remote.digest(tag)
+        except BrokenError as error:
             self.note(f"{served.remote.name} cannot be looked up, serving what was grafted before: {error}")
             return newest
+        return (served.shelf.find(tag, base) if base else None) or self._graft(served, tag)
 
     def _graft(self, served: _Served, tag: str) -> Grafted:
         start = time.perf_counter()
@@ -341,9 +343,14 @@ class Mirror:
 def _registries(settings: Settings) -> Registries:
     from graftbox.image.connection import Registries
     from graftbox.image.host import Settings as HostSettings
+    from graftbox.image.retry import Patience
 
     plain = frozenset(upstream.host for upstream in settings.upstreams if upstream.plain)
-    return Registries(HostSettings(plain_http=plain, authority=settings.authority))
+    # A client waits: what does not work soon is better said than tried again.
+    patience = Patience(tries=3, longest_asked=5)
+    return Registries(
+        HostSettings(plain_http=plain, authority=settings.authority, parallel=16, patience=patience)
+    )
 
 
 class _Resolved:

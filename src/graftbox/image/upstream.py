@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from graftbox.errors import FormatError, NotFoundError, UsageError, VerificationError
-from graftbox.image.manifest import Descriptor
+from graftbox.image.manifest import ACCEPTED, Descriptor
 from graftbox.image.reference import DOCKER_HUB, ImageName, image_name
 
 if TYPE_CHECKING:
@@ -98,18 +98,31 @@ class Repository:
 
         return RegistrySource(self.upstream.image(self.path, selector), registries=self.registries)
 
-    def digest(self, tag: str) -> str:
-        """What the tag stands for now, without counting as a pull where HEAD does not."""
-        with contextlib.closing(self.source(tag)) as source:
-            return source.head()
+    def digest(self, tag: str) -> str | None:
+        """What the tag stands for now, without counting as a pull; None if the registry does not say.
+
+        Raises `BrokenError` if that cannot be learnt now, another `TransportError` if it must not be.
+        """
+        from graftbox.image.retry import AGAIN, BrokenError
+
+        connection = self._connection
+        url = f"{connection.base}/manifests/{tag}"
+        response = connection.request("HEAD", url, headers={"Accept": ", ".join(ACCEPTED)})
+        if response.status_code == 404:
+            raise NotFoundError(f"{self.name.host} has no {self.name.repository}:{tag} any more.")
+        if response.status_code in AGAIN:
+            raise BrokenError(f"{self.name.host} answers {response.status_code}; try again later.")
+        connection.check(response, f"read {self.name.repository}:{tag}")
+        found = response.headers.get("Docker-Content-Digest", "")
+        return found if _DIGEST.fullmatch(found) else None
 
     def public_address(self, digest: str) -> str | None:
         """Where anybody can fetch a blob without credentials of ours: the registry itself, or a signed
         address that it hands out; None if only our credentials open it.
         """
-        url = f"/v2/{self.name.repository}/blobs/{digest}"
-        # One byte is enough to learn the address, and leaves the connection usable.
         connection = self._connection
+        url = f"{connection.base}/blobs/{digest}"
+        # One byte is enough to learn the address, and leaves the connection usable.
         with connection.stream("GET", url, headers={"Range": "bytes=0-0"}) as response:
             if response.status_code == 404:
                 raise NotFoundError(f"{self.name.host} lacks {digest} of {self.name.repository}.")
@@ -133,8 +146,8 @@ class Repository:
     def tags(self, query: Mapping[str, str]) -> tuple[list[str], str | None]:
         """A page of tags, and the query of the next page."""
         wanted = {key: query[key] for key in ("n", "last") if key in query}
-        url = f"/v2/{self.name.repository}/tags/list"
         connection = self._connection
+        url = f"{connection.base}/tags/list"
         with connection.stream("GET", url, params=wanted) as response:
             if response.status_code == 404:
                 raise NotFoundError(f"{self.name.host} has no repository {self.name.repository}.")

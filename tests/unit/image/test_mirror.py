@@ -38,7 +38,8 @@ class Upstreams:
     needs_token: bool = False
     sends_to: str | None = None
     """Another address that it redirects blobs to."""
-    broken: bool = False
+    broken: int = 0
+    """The status of every answer."""
     damaged: str = ""
     """A digest that is answered with other bytes."""
     asked: list[str] = field(default_factory=list)
@@ -46,7 +47,7 @@ class Upstreams:
 
     def answer(self, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         if self.broken:
-            return 400, {}, b"out of order"
+            return self.broken, {}, b"out of order"
         if path.startswith("/token"):
             return 200, {}, json.dumps({"token": TOKEN}).encode()
         if self.needs_token and headers.get("Authorization") != f"Bearer {TOKEN}":
@@ -220,12 +221,15 @@ def test_a_grafted_image_outlives_a_restart_and_its_upstream(
         again = client.get(MANIFEST)
         assert upstream.asked == ["HEAD /v2/library/app/manifests/base"]
         assert again.content == first.content
-    upstream.broken = True
+    upstream.broken = 503
     with mirror() as client:
         assert client.get(MANIFEST).content == first.content
         digest = first.headers["Docker-Content-Digest"]
         assert client.get(MANIFEST.replace("base", digest)).content == first.content
     assert "serving what was grafted before" in notes[-1]
+    upstream.broken = 403
+    with mirror() as client:
+        assert client.get(MANIFEST).status_code == 502, "who may no longer read it gets nothing"
 
 
 def test_a_tag_that_moved_is_grafted_anew(layout: Any, mirror: Any) -> None:
@@ -305,7 +309,7 @@ def test_an_image_for_another_platform_and_an_upstream_in_trouble(
     with mirror() as client:
         answer = client.get(MANIFEST)
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (404, "UNSUPPORTED")
-        upstream.broken = True
+        upstream.broken = 400
         answer = client.get(MANIFEST.replace("app", "other"))
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (502, "UNAVAILABLE")
         assert "out of order" in answer.json()["errors"][0]["message"]
