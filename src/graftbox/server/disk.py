@@ -12,6 +12,7 @@ from typing import BinaryIO
 from graftbox.errors import GraftboxError, UsageError
 
 _COPIED = 1024 * 1024
+_WRITING = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _REFUSED = (errno.EPERM, errno.EACCES, errno.EBUSY, errno.EXDEV, errno.EROFS)
 
 
@@ -53,14 +54,10 @@ class Draft:
 
     def __init__(self, target: Path) -> None:
         self.target = target.resolve()
-        self.existing = self._open_existing()
+        self.existing = self._writable()
         self.beside: Path | None = None
         self.through = False
-        try:
-            self.file = self._open_draft()
-        except BaseException:
-            self._close_existing()
-            raise
+        self.file = self._open_draft()
 
     def write(self, data: bytes) -> None:
         self.file.write(data)
@@ -89,32 +86,33 @@ class Draft:
             with contextlib.suppress(OSError):
                 self.beside.unlink()
             self.beside = None
-        self._close_existing()
 
     def __del__(self) -> None:
         # Whoever made it may have been cancelled before it got it.
         if hasattr(self, "file"):
             self.discard()
 
-    def _open_existing(self) -> int | None:
-        """The file that is there, opened as proof that it may be written."""
+    def _writable(self) -> os.stat_result | None:
+        """The file that is there, once it is proved that it may be written."""
         try:
             found = self.target.stat()
         except FileNotFoundError:
             return None
         _check(self.target, found)
-        handle = os.open(self.target, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
-            _check(self.target, os.fstat(handle))
-        except (OSError, GraftboxError):
+            # Closed again at once: nobody can start a program while it is open for writing.
+            handle = os.open(self.target, _WRITING)
+        except OSError as error:
+            # A program that is running can be replaced, though not written.
+            if error.errno != errno.ETXTBSY:
+                raise
+            return found
+        try:
+            found = os.fstat(handle)
+        finally:
             os.close(handle)
-            raise
-        return handle
-
-    def _close_existing(self) -> None:
-        if self.existing is not None:
-            os.close(self.existing)
-            self.existing = None
+        _check(self.target, found)
+        return found
 
     def _open_draft(self) -> BinaryIO:
         beside = self.target.with_name(f".{self.target.name[:50]}.{os.urandom(6).hex()}")
@@ -133,17 +131,16 @@ class Draft:
         file = os.fdopen(handle, "w+b")
         if self.existing is not None:
             try:
-                self.through = os.fstat(self.existing).st_nlink > 1 or not self._alike(handle)
+                self.through = self.existing.st_nlink > 1 or not self._alike(handle, self.existing)
             except BaseException:
                 file.close()
                 beside.unlink()
                 raise
         return file
 
-    def _alike(self, handle: int) -> bool:
+    def _alike(self, handle: int, old: os.stat_result) -> bool:
         """Give the draft what the file has besides its content; False where that is not ours to give."""
-        assert self.existing is not None
-        old, new = os.fstat(self.existing), os.fstat(handle)
+        new = os.fstat(handle)
         try:
             if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
                 os.fchown(handle, old.st_uid, old.st_gid)
@@ -151,9 +148,9 @@ class Draft:
         except OSError:
             return False
         with contextlib.suppress(OSError):
-            for name in os.listxattr(self.existing):
+            for name in os.listxattr(self.target):
                 with contextlib.suppress(OSError):
-                    os.setxattr(handle, name, os.getxattr(self.existing, name))
+                    os.setxattr(handle, name, os.getxattr(self.target, name))
         return True
 
     def _renamed(self, exclusive: bool) -> bool:
@@ -182,21 +179,23 @@ class Draft:
         return True
 
     def _write_through(self, mode: int | None) -> None:
-        assert self.existing is not None
-        if mode is not None:
-            os.fchmod(self.existing, mode)
-        size, before = self.file.seek(0, os.SEEK_END), os.fstat(self.existing).st_size
-        if size > before:
-            try:
-                os.posix_fallocate(self.existing, 0, size)
-            except OSError as error:
-                os.ftruncate(self.existing, before)
-                raise _named(error, self.target) from error
-        self.file.seek(0)
-        with os.fdopen(os.dup(self.existing), "wb") as file:
+        handle = os.open(self.target, _WRITING)
+        with os.fdopen(handle, "wb") as file:
+            _check(self.target, found := os.fstat(handle))
+            if mode is not None:
+                os.fchmod(handle, mode)
+            size = self.file.seek(0, os.SEEK_END)
+            if size > found.st_size:
+                try:
+                    os.posix_fallocate(handle, 0, size)
+                except OSError as error:
+                    os.ftruncate(handle, found.st_size)
+                    raise _named(error, self.target) from error
+            self.file.seek(0)
             while piece := self.file.read(_COPIED):
                 file.write(piece)
-        os.ftruncate(self.existing, size)
+            file.flush()
+            os.ftruncate(handle, size)
 
 
 def put(target: Path, content: bytes) -> os.stat_result:

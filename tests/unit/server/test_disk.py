@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,23 @@ def test_a_name_that_is_too_long_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="too long"):
         put(tmp_path / ("x" * 256), b"x")
     assert names(tmp_path) == []
+
+
+def test_a_program_that_runs_is_replaced(tmp_path: Path) -> None:
+    program = tmp_path / "sleeper"
+    shutil.copy2("/bin/sleep", program)
+    with subprocess.Popen([program, "20"]) as running:
+        put(program, b"#!/bin/sh\nexit 7\n")
+        assert subprocess.run([program], check=False).returncode == 7
+        running.kill()
+
+
+def test_a_program_can_be_started_while_its_successor_is_being_written(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nexit 7\n")
+    program.chmod(0o755)
+    draft = Draft(program)
+    draft.write(b"#!/bin/sh\nexit 8\n")
+    assert subprocess.run([program], check=False).returncode == 7
+    draft.commit()
+    assert subprocess.run([program], check=False).returncode == 8
