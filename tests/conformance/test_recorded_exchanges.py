@@ -220,5 +220,12 @@ def test_two_commands_at_once_run_one_after_the_other(server: tuple[int, Path]) 
         assert (first.result()["content"], second.result()["content"]) == ("one", "two\nfirst")
 
 
+def test_of_twenty_cells_in_a_row_none_loses_its_output(server: tuple[int, Path]) -> None:
+    port, _ = server
+    for number in range(20):
+        content = run(port, "run_ipython", code=f"print('cell_{number}')")["content"]
+        assert content.startswith(f"cell_{number}\n[Jupyter current working directory:")
+
+
 def test_every_difference_belongs_to_a_sample() -> None:
     assert DIFFERENCES.keys() <= {sample.stem for sample in SAMPLES}
