@@ -130,7 +130,7 @@ def address(listen: str, allow_remote: bool) -> tuple[str, int, bool]:
 
 async def _serve(application: Mirror, host: str, port: int, ready: object) -> None:
     # The HTTP host of the sandboxes' server: h11 under asyncio. h11 is here anyway, below httpx2.
-    from graftbox.server.http import Host
+    from graftbox.server.host import Host
 
     server = Host(application)
     await server.listen(host, port, None)

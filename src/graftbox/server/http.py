@@ -1,4 +1,4 @@
-"""An HTTP/1.1 host for one ASGI application, on h11 and asyncio's protocols.
+"""HTTP/1.1 connections to one ASGI application, on h11 and asyncio's protocols; host.py accepts them.
 
 It exists because Starlette and uvicorn alone take longer to import than the whole server
 (benchmarks/imports.py). An ASGI application of theirs can still be served here. No TLS, no access log.
@@ -9,17 +9,15 @@ does not cancel what it asked for: ``receive`` says so, once the body has been r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 import h11
 
 if TYPE_CHECKING:
+    from graftbox.server.host import Host
     from graftbox.server.websocket import WebSocket
 
 Message = MutableMapping[str, Any]
@@ -35,8 +33,6 @@ UNREAD = 600.0
 """Seconds after which a client that does not read its answer is dropped."""
 LINGER = 2.0
 """Seconds in which the rest of a refused body is thrown away, so that the client gets to read the answer."""
-MAX_CONNECTIONS = 400
-"""One more closes the oldest idle one: well below the 1024 open files that a process usually may have."""
 _BUFFER = 256 * 1024
 
 log = logging.getLogger("graftbox.http")
@@ -337,60 +333,3 @@ def _scope(request: h11.Request) -> Message:
 
 def _is_upgrade(request: h11.Request) -> bool:
     return any(name == b"upgrade" and value.lower() == b"websocket" for name, value in request.headers)
-
-
-class Host:
-    """Serves an application on a TCP port, a Unix socket, or both.
-
-    ``takes_websockets`` says which paths may be upgraded; elsewhere an upgrade is ignored (RFC 9110, 7.8).
-    """
-
-    def __init__(
-        self,
-        application: Application,
-        takes_websockets: Callable[[str], bool] = lambda path: False,
-        max_connections: int = MAX_CONNECTIONS,
-    ) -> None:
-        self.application = application
-        self.takes_websockets = takes_websockets
-        self.max_connections = max_connections
-        self.connections: dict[Connection, None] = {}
-        self.servers: list[asyncio.Server] = []
-        self.port: int | None = None
-        self.path: str | None = None
-
-    async def listen(self, host: str, port: int | None, path: str | None) -> None:
-        """Accept on ``host:port`` (None: no TCP; 0: a free port, then in ``port``) and on the socket
-        ``path``.
-        """
-        import resource
-
-        # Half of the files that may be open are for what the clients ask for.
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if files != resource.RLIM_INFINITY:
-            self.max_connections = min(self.max_connections, max(8, files // 2))
-        loop = asyncio.get_running_loop()
-        if port is not None:
-            server = await loop.create_server(self._connection, host, port, backlog=512, reuse_address=True)
-            self.port = server.sockets[0].getsockname()[1]
-            self.servers.append(server)
-        if path is not None:
-            self.servers.append(await loop.create_unix_server(self._connection, path, backlog=512))
-            self.path = path
-            # Who may connect is the folder's business, and the key's: the client is another user outside.
-            os.chmod(path, 0o666)  # noqa: PTH101 - a path as text, as asyncio wants it
-
-    def _connection(self) -> Connection:
-        return Connection(self)
-
-    async def close(self) -> None:
-        for server in self.servers:
-            server.close()
-        for connection in list(self.connections):
-            if connection.websocket:
-                connection.websocket.shut()
-            connection.transport.close()
-        if self.path is not None:
-            with contextlib.suppress(OSError):
-                Path(self.path).unlink()
-        await asyncio.sleep(0)

@@ -14,7 +14,8 @@ from graftbox.server import routes, users, workspace
 from graftbox.server.app import App
 from graftbox.server.child import Child
 from graftbox.server.environment import Environment
-from graftbox.server.http import Application, Host, Message, Receive, Send
+from graftbox.server.host import Host
+from graftbox.server.http import Application, Message, Receive, Send
 from graftbox.server.sandbox import Sandbox
 from graftbox.server.settings import Settings
 

@@ -23,7 +23,7 @@ from graftbox.image.mirror import Mirror, Settings
 from graftbox.image.place import graft_image
 from graftbox.image.reference import parse
 from graftbox.image.upstream import Upstream
-from graftbox.server.http import Host
+from graftbox.server.host import Host
 from graftbox.store import Store, digest_of
 
 TOKEN = "s3cret-token"

@@ -19,7 +19,7 @@ from mcp.client.sse import sse_client
 from graftbox.errors import UnsupportedError
 from graftbox.server import mcp as package
 from graftbox.server.environment import Environment
-from graftbox.server.http import Host
+from graftbox.server.host import Host
 from graftbox.server.identity import Identity
 from graftbox.server.mcp import Mcp, gateway, proxy
 from graftbox.server.mcp.gateway import Gateway

@@ -16,7 +16,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from graftbox.server import websocket
-from graftbox.server.http import Application, Host, Message, Receive, Send
+from graftbox.server.host import Host
+from graftbox.server.http import Application, Message, Receive, Send
 
 Serve = Callable[[Application], int]
 
