@@ -8,9 +8,10 @@ the package brings the protocol's library in and is imported, on a thread, with 
 from __future__ import annotations
 
 import asyncio
+import gc
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graftbox.errors import UnsupportedError
 
@@ -45,8 +46,7 @@ class Mcp:
                 raise UnsupportedError(reason)
             async with self._opening:
                 if self._gateway is None:
-                    module = await asyncio.to_thread(import_module, "graftbox.server.mcp.gateway")
-                    gateway: Gateway = module.Gateway(self.sandbox)
+                    gateway: Gateway = (await asyncio.to_thread(_load)).Gateway(self.sandbox)
                     await gateway.open()
                     self._gateway = gateway
         return self._gateway
@@ -54,3 +54,10 @@ class Mcp:
     async def close(self) -> None:
         if self._gateway is not None:
             await self._gateway.close()
+
+
+def _load() -> Any:
+    module = import_module("graftbox.server.mcp.gateway")
+    # Hundreds of thousands of objects that will never be garbage: a search of them would hold the loop up.
+    gc.freeze()
+    return module
