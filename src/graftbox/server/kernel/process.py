@@ -83,11 +83,12 @@ class Process:
         self.ended = self._loop.create_task(self._watch())
 
     def is_over(self) -> bool:
-        """Whether it has ended, even if `ended` does not say so yet."""
+        """Whether it has ended, even if `ended` does not say so yet: a thread of it may take its time."""
         try:
-            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        except ChildProcessError:
-            return True
+            state = Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+        except OSError:
+            return self.ended.done()
+        return state in (b"Z", b"X")
 
     def interrupt(self) -> None:
         """SIGINT for the kernel and what it runs."""

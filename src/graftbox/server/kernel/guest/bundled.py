@@ -75,9 +75,12 @@ class Pip:
         importlib.invalidate_caches()
 
     def _place(self, line: str) -> dict[str, str]:
-        names = ("DISABLE_PIP_VERSION_CHECK", "NO_WARN_SCRIPT_LOCATION")
-        common = {**{f"PIP_{name}": "1" for name in names}, "PIP_ROOT_USER_ACTION": "ignore"}
-        common["PYTHONUSERBASE"] = self.packages
+        common = {
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_WARN_SCRIPT_LOCATION": "0",
+            "PIP_ROOT_USER_ACTION": "ignore",
+            "PYTHONUSERBASE": self.packages,
+        }
         if line.split()[:1] != ["install"] or any(word.partition("=")[0] in _PLACES for word in line.split()):
             return common
         if sys.prefix != sys.base_prefix:  # a virtual environment has no packages of a user

@@ -7,6 +7,7 @@ import codecs
 import io
 import json
 import os
+import select
 import socket
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any, Dict, List
 
 _BATCH = 16 * 1024
 _DELAY = 0.05
-_SETTLED = 2.0
+_ROUNDS = 256
 
 
 class Channel:
@@ -98,34 +99,36 @@ class _Watcher:
 
     def __init__(self, channel: Channel, number: int, name: str) -> None:
         self.channel, self.name = channel, name
-        self.reading, self.writing = os.pipe()
-        os.dup2(self.writing, number)
-        self.mark = b"\0\x1e" + codecs.encode(os.urandom(16), "hex") + b"\x1e\0"
-        self.settled = threading.Event()
+        self.reading, writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        os.dup2(writing, number)
+        os.close(writing)
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.turn = threading.Lock()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def settle(self) -> None:
-        self.settled.clear()
-        os.write(self.writing, self.mark)
-        self.settled.wait(_SETTLED)
+        """Take all that is there; a program that writes without end can't hold it up for ever."""
+        with self.turn:
+            for _ in range(_ROUNDS):
+                if not self._take():
+                    return
 
     def _watch(self) -> None:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        rest = b""
         while True:
-            rest += os.read(self.reading, 1 << 16)
-            while self.mark in rest:
-                text, _, rest = rest.partition(self.mark)
-                self._take(decoder.decode(text, True))
-                self.settled.set()
-            longest = min(len(self.mark) - 1, len(rest))
-            keep = next((n for n in range(longest, 0, -1) if rest.endswith(self.mark[:n])), 0)
-            self._take(decoder.decode(rest[: len(rest) - keep]))
-            rest = rest[len(rest) - keep :]
+            select.select([self.reading], [], [])
+            with self.turn:
+                self._take()
 
-    def _take(self, text: str) -> None:
+    def _take(self) -> bool:
+        try:
+            data = os.read(self.reading, 1 << 16)
+        except BlockingIOError:
+            return False
+        text = self.decoder.decode(data)
         if text:
             self.channel.print(self.name, text)
+        return bool(data)
 
 
 class _Printer(io.TextIOBase):

@@ -8,25 +8,29 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import select
 import sys
 import threading
 
 from ipykernel.iostream import OutStream
 
-_SETTLED = 2.0
 _CHUNK = 64 * 1024
+_ROUNDS = 256
+"""Reads at the end of a cell: a program that writes without end can't hold it up."""
 
 
 class Captured(OutStream):
     """A stream of ipykernel whose file descriptor is watched to the last byte."""
 
     def _setup_stream_redirects(self, name: str) -> None:
-        self._reading, self._writing = os.pipe()
+        self._reading, writing = os.pipe()
+        os.set_blocking(self._reading, False)
         original = self._original_stdstream_fd = getattr(sys, name).fileno()
         self._original_stdstream_copy = os.dup(original)
-        os.dup2(self._writing, original)
-        self._mark = b"\0\x1e" + os.urandom(16).hex().encode() + b"\x1e\0"
-        self._settled = threading.Event()
+        os.dup2(writing, original)
+        os.close(writing)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._turn = threading.Lock()
         self.watch_fd_thread = threading.Thread(target=self._watch_pipe_fd, daemon=True)
         self.watch_fd_thread.start()
 
@@ -35,32 +39,25 @@ class Captured(OutStream):
         return int(self._original_stdstream_fd)
 
     def settle(self) -> None:
-        """Wait until all that was written to the file descriptor so far has been taken."""
-        self._settled.clear()
-        with contextlib.suppress(OSError):
-            os.write(self._writing, self._mark)
-            self._settled.wait(_SETTLED)
+        """Take all that was written to the file descriptor so far."""
+        with self._turn:
+            for _ in range(_ROUNDS):
+                if not self._take():
+                    return
 
     def _watch_pipe_fd(self) -> None:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        rest = b""
         while True:
-            rest += os.read(self._reading, _CHUNK)
-            while self._mark in rest:
-                text, _, rest = rest.partition(self._mark)
-                self._take(decoder.decode(text, final=True))
-                self._settled.set()
-            keep = _begun(rest, self._mark)
-            self._take(decoder.decode(rest[: len(rest) - keep]))
-            rest = rest[len(rest) - keep :]
+            select.select([self._reading], [], [])
+            with self._turn:
+                self._take()
 
-    def _take(self, text: str) -> None:
-        if text:
+    def _take(self) -> bool:
+        """Whether there was something."""
+        try:
+            data = os.read(self._reading, _CHUNK)
+        except BlockingIOError:
+            return False
+        if text := self._decoder.decode(data):
             with contextlib.suppress(Exception):
                 self.write(text)
-
-
-def _begun(data: bytes, mark: bytes) -> int:
-    """How many bytes at the end of ``data`` may be the beginning of ``mark``."""
-    longest = min(len(mark) - 1, len(data))
-    return next((length for length in range(longest, 0, -1) if data.endswith(mark[:length])), 0)
+        return bool(data)
