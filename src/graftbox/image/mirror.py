@@ -248,7 +248,7 @@ class Mirror:
         except BrokenError as error:
             self.note(f"{served.remote.name} cannot be looked up, serving what was grafted before: {error}")
             return newest
-        return (served.shelf.find(tag, base) if base else None) or self._graft(served, tag)
+        return served.shelf.find(tag, base) or self._graft(served, tag)
 
     def _graft(self, served: _Served, tag: str) -> Grafted:
         start = time.perf_counter()

@@ -98,23 +98,24 @@ class Repository:
 
         return RegistrySource(self.upstream.image(self.path, selector), registries=self.registries)
 
-    def digest(self, tag: str) -> str | None:
-        """What the tag stands for now, without counting as a pull; None if the registry does not say.
+    def digest(self, tag: str) -> str:
+        """What the tag stands for now, without counting as a pull where the registry says it to a HEAD.
 
-        Raises `BrokenError` if that cannot be learnt now, another `TransportError` if it must not be.
+        Raises `BrokenError` if that cannot be learnt now, another error if it is gone or must not be.
         """
         from graftbox.image.retry import AGAIN, BrokenError
 
         connection = self._connection
         url = f"{connection.base}/manifests/{tag}"
         response = connection.request("HEAD", url, headers={"Accept": ", ".join(ACCEPTED)})
-        if response.status_code == 404:
-            raise NotFoundError(f"{self.name.host} has no {self.name.repository}:{tag} any more.")
         if response.status_code in AGAIN:
             raise BrokenError(f"{self.name.host} answers {response.status_code}; try again later.")
-        connection.check(response, f"read {self.name.repository}:{tag}")
         found = response.headers.get("Docker-Content-Digest", "")
-        return found if _DIGEST.fullmatch(found) else None
+        if response.status_code == 200 and _DIGEST.fullmatch(found):
+            return str(found)
+        # GET also says what is wrong.
+        with contextlib.closing(self.source(tag)) as source:
+            return source.resolve().digest
 
     def public_address(self, digest: str) -> str | None:
         """Where anybody can fetch a blob without credentials of ours: the registry itself, or a signed
@@ -130,7 +131,8 @@ class Repository:
             if response.status_code == 206:
                 for _ in connection.body(response):
                     pass
-            return None if "Authorization" in response.request.headers else str(response.url)
+            sent = {name.lower() for name in response.request.headers}
+            return None if "authorization" in sent else str(response.url)
 
     def chunks(self, descriptor: Descriptor) -> Iterator[bytes]:
         """A blob's bytes; the last of them only if all of them were the right ones."""
