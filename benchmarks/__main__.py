@@ -1,6 +1,6 @@
 """Measures everything in one run and prints Markdown tables; ``--readme`` also writes them into README.md.
 
-python -m benchmarks [--readme] [build] [imports] [files] [mcp] [shell] [graft] [mirror] [server]
+python -m benchmarks [--readme] [build] [imports] [files] [mcp] [shell] [kernel] [graft] [mirror] [server]
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 from demo import debian_base
 from tests.integration.conftest import running_docker, running_registry
 
-from benchmarks import build, files, graft, imports, mcp, mirror, server, shell
+from benchmarks import build, files, graft, imports, kernel, mcp, mirror, server, shell
 from benchmarks.measure import Figure, table
 from graftbox.bundle import build as bundle_build
 from graftbox.bundle import tree
 from graftbox.store import Store
 
 README = Path(__file__).parent.parent / "README.md"
-SECTIONS = ["build", "imports", "files", "mcp", "shell", "graft", "mirror", "server"]
+SECTIONS = ["build", "imports", "files", "mcp", "shell", "kernel", "graft", "mirror", "server"]
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -59,6 +59,8 @@ def _measured(names: list[str]) -> Iterator[tuple[str, list[Figure]]]:
             yield "The sandbox as an MCP server", mcp.figures(unpacked)
         if "shell" in names:
             yield "The shell", shell.figures(unpacked)
+        if "kernel" in names:
+            yield "Cells", kernel.figures(unpacked)
         if not {"graft", "mirror", "server"} & set(names):
             return
         debian_base.make(folder, ARCHITECTURES[platform.machine()])
