@@ -138,7 +138,7 @@ class Command:
         end, notices = self._news()
         # A screen that is still drawn on is told as a whole every time.
         begin = self.taken if self.screen is None else max(self.screen, self.log.start)
-        self.taken = self.log.end if self.end is None else self.end
+        self.taken = end if self.end is None else self.end
         head, self._head = bytes(self._head) if self.screen is None else b"", bytearray()
         if end - begin <= 2 * limit:
             head += self._slice(begin + len(head), end)
@@ -156,7 +156,8 @@ class Command:
     def _news(self) -> tuple[int, bytes]:
         """Where the command's own text ends, and what the shell says about its jobs after that."""
         if self.end is None:
-            return self.log.end, b""
+            # What came before the shell has taken the command is not its output.
+            return self.log.end if self.begun.is_set() else self.taken, b""
         own = [offset for phase, offset in self._marks if phase == "J" and offset <= self.end]
         if not own:
             return self.end, b""
@@ -168,7 +169,7 @@ class Command:
         pieces = []
         begin = max(begin, self.log.start)
         while begin < end:
-            piece = self.log.read(begin, end - begin)
+            piece = self.log.peek(begin, end - begin)
             if not piece:
                 break
             pieces.append(piece)

@@ -45,6 +45,12 @@ class Log:
         """At most ``limit`` bytes from ``offset``; from `start` where that has passed ``offset`` by. Empty
         at the end.
         """
+        data = self.peek(offset, limit)
+        self._note(offset, max(offset, self.start) + len(data))
+        return data
+
+    def peek(self, offset: int, limit: int) -> bytes:
+        """As `read`, without being a reader whom the terminal waits for."""
         while not self.closed:
             offset = max(offset, self.start)
             size = min(limit, self.end - offset)
@@ -52,7 +58,6 @@ class Log:
                 break
             data, start = ring.read(self.descriptor, offset, size)
             if start <= offset:
-                self._note(offset, offset + len(data))
                 return data
             self.start = min(self.end, start + self.slack)
         return b""

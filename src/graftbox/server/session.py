@@ -109,10 +109,11 @@ class Session:
         session.shell.last_status = facts["last_status"]
         command = Command.known(facts["command"], output) if facts["command"] else None
         await session.shell.adopt(connection, hello, command)
-        session.command = session.shell.running
-        if session.command is not None and not session.command.heard:
-            session.conversation.current = session.command
-            session.conversation.spoke = facts["spoke"]
+        if command is not None and command.number == hello.number:
+            session.command = command
+            if not command.heard:
+                session.conversation.current = command
+                session.conversation.spoke = facts["spoke"]
         return session
 
     @property

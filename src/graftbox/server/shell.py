@@ -122,10 +122,12 @@ class Shell:
     async def adopt(self, connection: socket.socket, hello: Hello, command: Command | None) -> None:
         """Take up the shell that a former server has left, and ``command`` if it runs in it."""
         self.number = hello.number
-        if command is not None and command.number == hello.number:
+        if command is not None and not command.heard and command.number == hello.number:
             command.on_end = self._ended
             self.running = command
-        await connected(connection, hello, self)
+        pane = await connected(connection, hello, self)
+        # The answer comes after all that the keeper has to tell of the command.
+        await pane.foreground()
 
     async def run(self, text: str, cwd: str | None = None, env: Mapping[str, str] | None = None) -> Command:
         """Start the command ``text`` (which must not contain NUL); only when nothing else is running."""

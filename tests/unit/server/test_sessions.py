@@ -204,8 +204,8 @@ def test_a_reset_ends_everything_in_the_session_and_gives_a_fresh_shell(within: 
     within(test)
 
 
-def test_two_hundred_megabytes_come_out_exactly_and_are_bounded_in_memory(within: Any) -> None:
-    lines = 200_000
+def test_a_large_output_comes_out_exactly_and_answers_stay_small(within: Any) -> None:
+    lines = 200_000 if os.environ.get("GRAFTBOX_LONG_TESTS") else 20_000
     line = "0123456789abcdef" * 62
 
     async def test(sandbox: Sandbox) -> None:
