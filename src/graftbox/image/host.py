@@ -23,6 +23,8 @@ from graftbox.image.retry import AGAIN, PATIENCE, BrokenError, Patience, retry_a
 from graftbox.image.transports import is_loopback
 
 REDIRECTS = 5
+ANSWER_LIMIT = 16 << 20
+"""Bytes of an answer that is neither blob nor manifest, such as a list of tags."""
 CREDENTIAL_LIFE = 300.0
 """Seconds; cloud helpers hand out passwords that end."""
 
@@ -57,7 +59,8 @@ class Host:
         self._slots = threading.BoundedSemaphore(settings.parallel)
         self._tokens, self._challenge = Tokens(), None
         self._credentials: dict[str, tuple[Credential | None, float]] = {}
-        self._guard = threading.RLock()
+        self._guard = threading.Lock()
+        self._token_locks = [threading.Lock() for _ in range(32)]
         self._not_before = 0.0
         self._answered = False
         self._made: Pool | None = None
@@ -89,11 +92,16 @@ class Host:
         return self._read(self.send(method, url, scopes, **arguments))
 
     def _read(self, response: Response) -> Response:
+        """Reads an answer that is no blob; one that is read to its end leaves the connection usable."""
+        data = bytearray()
         try:
-            with self._in_words():
-                response.read()
+            for piece in self.body(response):
+                data += piece
+                if len(data) > ANSWER_LIMIT:
+                    raise TransportError(f"{self.name} sends an answer without end; nothing of it was used.")
         finally:
             response.close()
+        response.content = bytes(data)
         return response
 
     @contextlib.contextmanager
@@ -171,7 +179,7 @@ class Host:
             renewed = self._log_in(response, scopes, authorization)
             if renewed is None or renewed == authorization:
                 break
-            response.close()
+            self._read(response)
             authorization = renewed
             response = attempt()
         if method in {"GET", "HEAD"} and response.is_redirect:
@@ -198,8 +206,7 @@ class Host:
     ) -> Response:
         """Downloads may be elsewhere; the log-in stays here."""
         for _ in range(REDIRECTS):
-            url = self.locate(response)
-            response.close()
+            url = self.locate(self._read(response))
             ours = origin(url) == self._origin
             extra = {"Authorization": authorization} if authorization and ours else {}
             response = self._open(method, url, {**headers, **extra})
@@ -257,7 +264,7 @@ class Host:
 
     def _fetched(self, challenge: Challenge, scopes: Scopes, asked: Scopes) -> str | None:
         """A token for ``asked``, kept for ``scopes``; None if the token service refuses."""
-        with self._guard:
+        with self._token_locks[hash(scopes) % len(self._token_locks)]:
             # Another thread may have fetched it while this one waited.
             if token := self._tokens.find(scopes, time.monotonic()):
                 return token.header
@@ -347,8 +354,9 @@ class Host:
             advice = "Check the name and the registry's log."
         detail = ""
         if origin(response.url) == self._origin:
-            with contextlib.suppress(BrokenError), self._in_words():
-                detail = self._without_secrets(response.read()[:300].decode(errors="replace").strip())
+            with contextlib.suppress(BrokenError):
+                start = response.content or next(self.body(response), b"")
+                detail = self._without_secrets(start[:300].decode(errors="replace").strip())
         raise TransportError(f"{self.name} refused to {action}: {code} {detail}. {advice}")
 
     def _without_secrets(self, text: str) -> str:

@@ -68,7 +68,7 @@ class Headers(dict[str, str]):
 
 
 class Response:
-    """An answer; its body is read at once by `read`, or in pieces by `pieces`. `close` it."""
+    """An answer; ``content`` is its body once somebody has read its `pieces`. `close` it."""
 
     def __init__(self, raw: httpcore2.Response, request: Sent) -> None:
         self._raw = raw
@@ -76,6 +76,7 @@ class Response:
         self.status_code = raw.status
         self.headers = Headers.of(raw.headers)
         self.content = b""
+        self._begun = False
 
     @property
     def is_success(self) -> bool:
@@ -85,21 +86,19 @@ class Response:
     def is_redirect(self) -> bool:
         return self.status_code in {301, 302, 303, 307, 308} and "Location" in self.headers
 
-    def read(self) -> bytes:
-        self.content = self.content or self._raw.read()
-        return self.content
-
     def pieces(self) -> Iterator[bytes]:
-        """The body as it arrives."""
-        yield from self._raw.iter_stream()
+        """The body as it arrives; nothing the second time."""
+        if not self._begun:
+            self._begun = True
+            yield from self._raw.iter_stream()
 
     @property
     def text(self) -> str:
-        """What was `read`."""
+        """What was read."""
         return self.content.decode(errors="replace")
 
     def json(self) -> Any:
-        """What was `read`; `ValueError` if it is not JSON."""
+        """What was read; `ValueError` if it is not JSON."""
         return json.loads(self.content)
 
     def close(self) -> None:
