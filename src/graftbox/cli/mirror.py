@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,10 +131,17 @@ def address(listen: str, allow_remote: bool) -> tuple[str, int, bool]:
 
 async def _serve(application: Mirror, host: str, port: int, ready: object) -> None:
     # The HTTP host of the sandboxes' server: h11 under asyncio. h11 is here anyway, below httpx2.
+    from graftbox.errors import TransportError
     from graftbox.server.host import Host
 
     server = Host(application)
-    await server.listen(host, port, None)
+    try:
+        await server.listen(host, port, None)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise TransportError(
+            f"Cannot listen on {host}:{port}: {reason}. Choose another address with --listen."
+        ) from error
     assert callable(ready)
     ready(server.port)
     ended = asyncio.Event()

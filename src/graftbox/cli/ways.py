@@ -74,7 +74,9 @@ def make(wanted: Wanted, store: Store) -> Made:
     """Makes the image, unless it is there, or writes its build context."""
     from graftbox.image.builders import Builder
     from graftbox.image.reference import parse
+    from graftbox.image.tags import repository
 
+    repository(wanted.repository)
     started = time.perf_counter()
     if wanted.folder is not None and wanted.method == "graft":
         # A graft is not built: what can be built is the image with the same files.

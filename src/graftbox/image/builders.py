@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graftbox.errors import TransportError, UnsupportedError
 
+STDERR = 2
 ENGINES = ("docker", "podman", "buildah")
 
 
@@ -83,9 +83,7 @@ class Builder:
         self._run("tag", name, other)
 
     def _run(self, *arguments: str) -> None:
-        done = subprocess.run(
-            [self.program, *arguments], stdout=sys.stderr.fileno(), stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run([self.program, *arguments], stdout=STDERR, stdin=subprocess.DEVNULL)
         if done.returncode:
             raise TransportError(
                 f"{self.engine} {arguments[0]} failed with status {done.returncode}; what it said is above."

@@ -52,7 +52,11 @@ class Grafted:
 
 
 class Shelf:
-    """The records of one repository. ``context`` is what else its images depend on: bundles, options."""
+    """The records of one repository, for several threads.
+
+    ``context`` is what else its images depend on: bundles and options. Images of other contexts are
+    known by their digests only.
+    """
 
     def __init__(self, store: Store, repository: str, context: str) -> None:
         self._store, self._context = store, context
@@ -66,6 +70,7 @@ class Shelf:
                 if context_then == context:
                     current.append(image)
         self._images = {(image.tag, image.base): image for image in current}
+        self._newest = {image.tag: image.base for image in current}
 
     def find(self, tag: str, base: str) -> Grafted | None:
         """The image made of this base, if all of it that is ours is still in the store."""
@@ -79,8 +84,8 @@ class Shelf:
 
     def newest(self, tag: str) -> Grafted | None:
         """The image that was made last for this tag."""
-        bases = [base for name, base in self._images if name == tag]
-        return self.find(tag, bases[-1]) if bases else None
+        base = self._newest.get(tag)
+        return self.find(tag, base) if base else None
 
     def add(self, tag: str, base: str, plan: Plan) -> Grafted:
         """Stores what was planned: bytes first, then the record that makes them known."""
@@ -97,8 +102,8 @@ class Shelf:
         image = Grafted(tag, base, plan.top.digest, items)
         key = hashlib.sha256(serialise([SCHEMA, tag, base, self._context])).hexdigest()
         _write(self._store, self._store.folder(*self._place) / f"{key}.json", _record(image, self._context))
-        self._images.pop((tag, base), None)
         self._images[tag, base] = image
+        self._newest[tag] = base
         self.items.update(items)
         return image
 
