@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from graftbox.server import search
+from graftbox.server.api import search as search_api
 from graftbox.server.identity import Identity
 from graftbox.server.watch import Watch
 
@@ -129,6 +131,19 @@ def test_a_search_over_http(client: Any, tree: Path) -> None:
     assert status == 422
     assert "regex parse error" in refused["detail"]
     assert client.ask("GET", f"{FILES}/grep?path={tree}/none&pattern=x")[0] == 404
+
+
+def test_a_search_ends_with_its_client(start: Any, tmp_path: Path) -> None:
+    # Without ripgrep this pattern takes for ever on this text; with it, the other requests need no turn.
+    client = start(environment={"PATH": "/usr/bin:/bin"})
+    (tmp_path / "f").write_text("a" * 60 + "b")
+    query = urlencode({"path": tmp_path, "pattern": "(a+)+$", "timeout": 60})
+    for _ in range(search_api.SEARCHES + 1):
+        with socket.create_connection(("127.0.0.1", client.port)) as sender:
+            sender.sendall(f"GET {FILES}/grep?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            time.sleep(0.05)
+    status, found = client.ask("GET", f"{FILES}/grep?path={tmp_path}&pattern=b")
+    assert (status, len(found["lines"])) == (200, 1)
 
 
 class Changes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
 
 from graftbox.server import search
 from graftbox.server.api.files import ENTRY, FLAG, NAME, PATH, listed, place
@@ -18,6 +18,9 @@ from graftbox.server.watch import MAX_FOLDERS, Watch
 
 MAX_WATCHES = 32
 """Streams of changes at the same time: each holds an inotify instance, of which a user may have 128."""
+SEARCHES = 3
+"""Searches of each kind at the same time; others wait for their turn."""
+T = TypeVar("T")
 _FOLDER: Schema = {**NAME, "default": "."}
 _HIDDEN: Schema = {**FLAG, "description": "Names that begin with a dot, too."}
 _LIMIT: Schema = {"type": "integer", "minimum": 1, "maximum": 20_000, "default": 1000}
@@ -153,8 +156,9 @@ OPENAPI = {
 async def glob(request: Request) -> Response:
     query = request.arguments(GLOB)
     path = place(request, query.pop("path"))
-    with told(path):
-        result = await request.sandbox.identity.call(search.glob, path, **query)
+    async with _globs:
+        with told(path):
+            result = await request.sandbox.identity.call(search.glob, path, **query)
     return listed("paths", [named(each) for each in result.found], {"truncated": result.truncated})
 
 
@@ -170,14 +174,32 @@ async def grep_body(request: Request) -> Response:
 
 async def _grep(request: Request, given: dict[str, Any]) -> Response:
     path = place(request, given.pop("path"))
-    identity = request.sandbox.identity
-    with told(path):
-        await identity.call(path.stat)
     query = search.Query(**{**given, "globs": tuple(given["globs"])})
-    result = await search.grep(query, path, identity)
+    identity = request.sandbox.identity
+    async with _greps:
+        with told(path):
+            await identity.call(path.stat)
+            result = await _unless_gone(request, search.grep(query, path, identity))
     return listed("lines", result.found, {"truncated": result.truncated})
 
 
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which ends early when nobody waits for it any more."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(request.disconnected())
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ConnectionResetError("The client went away.")
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+_greps = asyncio.Semaphore(SEARCHES)
+_globs = asyncio.Semaphore(SEARCHES)
 _watches: set[Watch] = set()
 
 
