@@ -173,6 +173,13 @@ class _Proxy(BaseHTTPRequestHandler):
             self.answer(status, headers, body[: len(body) // 2])
             self.reset()
             return
+        if fault.kind == "with header":
+            name, _, value = fault.value.partition(": ")
+            headers[name] = value
+        if fault.kind == "without header":
+            headers.pop(fault.value, None)
+        if fault.kind == "absolute" and "Location" in headers:
+            headers["Location"] = f"http://{self.state.address}{headers['Location']}"
         if fault.kind == "truncate":
             body = body[: len(body) // 2]
         if fault.kind == "spoil body" and body:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -245,3 +246,32 @@ def test_other_code_other_options_and_other_content_are_other_images(
     assert len({outcome.tags[2] for outcome in outcomes}) == 5
     back = made(bases[0], plain)
     assert (back.status, back.digest) == (PRESENT, outcomes[0].digest)
+
+
+def test_an_interrupted_batch_says_so_and_ends_at_once(own: Any, proxy: Faulty, tmp_path: Path) -> None:
+    bases = [base.replace(own.address, proxy.address) for base in plant(own, "bases", 40)]
+    proxy.will("503", "PUT .*/manifests/", times=-1)
+    listed = tmp_path / "list"
+    listed.write_text("\n".join(bases))
+    process = started(listed, f"{proxy.address}/team/runtime", tmp_path / "cache")
+    while not proxy.count("PUT .*/manifests/"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+    assert "goes on from here" in errors
+    assert "Traceback" not in errors
+    assert [line for line in output.splitlines() if json.loads(line)["status"] != "failed"] == []
+
+
+def test_a_target_that_refuses_everything_ends_the_run(own: Any, proxy: Faulty, tmp_path: Path) -> None:
+    bases = [base.replace(own.address, proxy.address) for base in plant(own, "bases", 60)]
+    proxy.will("403", "POST .*", times=-1)
+    listed = tmp_path / "list"
+    listed.write_text("\n".join(bases))
+    process = started(listed, f"{proxy.address}/team/runtime", tmp_path / "cache")
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Stopped: the last 20 images failed for the same reason" in errors
+    assert len(output.splitlines()) == 20

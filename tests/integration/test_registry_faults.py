@@ -22,6 +22,10 @@ from graftbox.image.graft import Bundle
 from graftbox.image.place import Report, graft_image
 from graftbox.image.reference import parse
 from graftbox.image.retry import Patience
+from graftbox.image.reuse import obtain
+from graftbox.image.tags import Choice
+from graftbox.image.tags import repository as repo
+from graftbox.image.transports import Access
 from graftbox.store import Store, digest_of
 
 CHUNK = 1 << 17
@@ -130,7 +134,7 @@ def test_a_fault_on_the_way_changes_nothing_about_the_result(
     store: Store,
     bundle: Bundle,
 ) -> None:
-    """ "Clients SHOULD verify" digests ("Pulling manifests", "Pulling blobs"); a push that was refused or
+    """Section "Clients SHOULD verify" digests ("Pulling manifests", "Pulling blobs"); a push that was refused or
     broke off leaves nothing that can be pulled ("Push": the manifest comes last).
     """
     name = f"{proxy.address}/{repository}"
@@ -145,7 +149,7 @@ def test_a_fault_on_the_way_changes_nothing_about_the_result(
 def test_a_large_layer_arrives_through_a_fault(
     kind: str, base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """ "Pushing a blob monolithically", and "in chunks" after a refusal: each chunk begins where ``Range``
+    """Section "Pushing a blob monolithically", and "in chunks" after a refusal: each chunk begins where ``Range``
     of the last answer ended, at the ``Location`` that it gave. A session whose state is lost is begun anew.
     """
     # The base is in a registry of another name, so its layers have to be sent.
@@ -161,7 +165,7 @@ def test_a_large_layer_arrives_through_a_fault(
 def test_a_chunk_that_breaks_is_gone_on_from(
     kind: str, base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """ "Pushing a blob in chunks": after a break, GET of the upload's location says how much has arrived."""
+    """Section "Pushing a blob in chunks": after a break, GET of the upload's location says how much has arrived."""
     proxy.will("413", "PUT /v2/.*digest=", times=-1 if kind == "413" else 1)
     proxy.will(kind, "PATCH ", times=1)
     proxy.will("", "PATCH ", times=2)
@@ -177,7 +181,7 @@ def test_a_chunk_that_breaks_is_gone_on_from(
 def test_a_large_layer_is_read_through_a_fault(
     kind: str, base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """ "Pulling blobs": "A GET request to an existing blob URL MUST provide the expected blob", and a
+    """Section "Pulling blobs": "A GET request to an existing blob URL MUST provide the expected blob", and a
     registry SHOULD support ``Range``: what has arrived is not fetched again.
     """
     proxy.will(kind, "GET .*/blobs/", times=3)
@@ -194,7 +198,7 @@ def test_a_large_layer_is_read_through_a_fault(
 def test_a_refused_mount_becomes_an_upload(
     how: str, base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """ "Mounting a blob from another repository": on 202 the upload goes on at ``Location``; any refusal
+    """Section "Mounting a blob from another repository": on 202 the upload goes on at ``Location``; any refusal
     means that the client has to upload.
     """
     proxy.will(how, "POST .*mount=", times=-1)
@@ -210,7 +214,7 @@ def test_a_refused_mount_becomes_an_upload(
 def test_mounted_blobs_are_not_sent(
     base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """ "Mounting a blob": 201 Created, and the blob is there."""
+    """Section "Mounting a blob": 201 Created, and the blob is there."""
     name = f"{proxy.address}/{repository}"
     report = run(f"{proxy.address}/{base}", f"{name}/run:x", store, bundle)
     assert report.layers_sent == 2
@@ -221,7 +225,7 @@ def test_mounted_blobs_are_not_sent(
 def test_a_registry_that_stays_broken_is_explained_and_holds_no_part(
     base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """ "Push": a manifest is stored only when all that it refers to is there."""
+    """Section "Push": a manifest is stored only when all that it refers to is there."""
     proxy.will("500", "PUT .*/uploads/", times=-1)
     with pytest.raises(TransportError, match=r"500.*try again later"):
         run(f"{proxy.address}/{base}", f"{proxy.address}/{repository}/run:x", store, bundle)
@@ -232,7 +236,7 @@ def test_a_registry_that_stays_broken_is_explained_and_holds_no_part(
 def test_a_layer_that_is_always_wrong_is_never_stored(
     base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """ "Pulling blobs": "If the digest of the received content does not match, it must be refused"."""
+    """Section "Pulling blobs": "If the digest of the received content does not match, it must be refused"."""
     proxy.will("spoil body", "GET .*/blobs/", times=-1)
     with pytest.raises((VerificationError, GraftboxError)):
         run(f"{proxy.address}/{base}", f"{registry.address}/{repository}/run:x", store, bundle)
@@ -252,7 +256,7 @@ def test_a_long_retry_after_ends_the_wait(
 def test_a_manifest_keeps_its_bytes_and_nothing_is_sent_twice(
     base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """ "Pushing manifests": the digest is that of the bytes; "blobs" that are there are not sent again."""
+    """Section "Pushing manifests": the digest is that of the bytes; "blobs" that are there are not sent again."""
     name = f"{proxy.address}/{repository}"
     first = run(f"{proxy.address}/{base}", f"{name}/run:x", store, bundle)
     before = proxy.received
@@ -260,3 +264,63 @@ def test_a_manifest_keeps_its_bytes_and_nothing_is_sent_twice(
     assert proxy.received == before
     sizes = [json.dumps(line) for line in proxy.seen if line.startswith("PUT") and "digest=" in line]
     assert len(sizes) == len(set(sizes))
+
+
+def test_absolute_locations_are_followed(
+    base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
+) -> None:
+    """Section "Pushing a blob": "Location" may be absolute or relative; the real registry's is relative."""
+    proxy.will("absolute", "POST .*/uploads/", times=-1)
+    report = run(f"{registry.address}/{base}", f"{proxy.address}/{repository}/run:x", store, bundle)
+    assert report.digest == whole(registry, f"{repository}/run", "x")
+
+
+def test_the_smallest_chunk_that_a_registry_takes_is_heeded(
+    base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
+) -> None:
+    """Section "Pushing a blob in chunks": "The client SHOULD NOT send chunks smaller than" OCI-Chunk-Min-Length,
+    but for the last one.
+    """
+    proxy.will("with header", "POST .*/uploads/", times=-1, value=f"OCI-Chunk-Min-Length: {2 * CHUNK}")
+    sizes: list[int] = []
+    proxy.will("413", f"PUT .*digest={big(registry, base)}", times=1)
+    report = run(f"{registry.address}/{base}", f"{proxy.address}/{repository}/run:x", store, bundle)
+    for line, headers in zip(proxy.seen, proxy.headers, strict=True):
+        if line.startswith("PATCH"):
+            sizes.append(int(headers["Content-Length"]))
+            start, _, end = headers["Content-Range"].partition("-")
+            assert int(end) - int(start) + 1 == sizes[-1]
+    assert len(sizes) == 3
+    assert sizes[:2] == [2 * CHUNK, 2 * CHUNK]
+    assert report.digest == whole(registry, f"{repository}/run", "x")
+
+
+def big(registry: Any, base: str) -> str:
+    """The digest of the base's large layer."""
+    name, _, tag = base.partition(":")
+    accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+    manifest = httpx2.get(f"http://{registry.address}/v2/{name}/manifests/{tag}", headers=accept).json()
+    return str(max(manifest["layers"], key=lambda layer: layer["size"])["digest"])
+
+
+@pytest.mark.parametrize(("kind", "value"), [("405", ""), ("without header", "Docker-Content-Digest")])
+def test_a_registry_that_does_not_answer_head_as_it_should(
+    kind: str, value: str, base: str, proxy: Faulty, repository: str, store: Store, bundle: Bundle
+) -> None:
+    """Section "Checking if content exists": HEAD "SHOULD" give a digest; GET tells it as well."""
+    proxy.will(kind, f"HEAD /v2/{repository}/base/", times=-1, value=value)
+    target = repo(f"{proxy.address}/{repository}/run")
+    choice = Choice({bundle.arch: bundle})
+    first = obtain(parse(f"{proxy.address}/{base}"), target, choice, store, Access())
+    again = obtain(parse(f"{proxy.address}/{base}"), target, choice, store, Access())
+    assert (first.status, again.status, again.digest) == ("made", "present", first.digest)
+
+
+def test_a_registry_that_changes_manifests_is_caught(
+    base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
+) -> None:
+    """Section "Pushing manifests": the digest that the registry computes MUST be the client's."""
+    wrong = f"Docker-Content-Digest: sha256:{'0' * 64}"
+    proxy.will("with header", "PUT .*/manifests/", times=-1, value=wrong)
+    with pytest.raises(VerificationError, match="changes manifests"):
+        run(f"{proxy.address}/{base}", f"{proxy.address}/{repository}/run:x", store, bundle)
