@@ -72,10 +72,13 @@ def by_http(python: str) -> Results:
         subprocess.run([GRAFTBOX, "rm", "-f", sandbox["name"]], check=True, capture_output=True)
 
 
-@pytest.fixture(scope="module")
-def by_docker(python: str, runtime_image: str, dockerd: Docker) -> Results:
-    """Their DockerRuntime, unmodified; actions run as the user openhands, who is not in the image."""
-    return drive(python, "docker", runtime_image, "openhands", env={"DOCKER_HOST": dockerd.host})
+@pytest.fixture(scope="module", params=["openhands", "root"])
+def by_docker(request: pytest.FixtureRequest, python: str, runtime_image: str, dockerd: Docker) -> Results:
+    """Their DockerRuntime, unmodified, with a folder of this machine as the workspace.
+
+    Actions run as root, or as the user openhands, who is not in the image.
+    """
+    return drive(python, "docker", runtime_image, request.param, env={"DOCKER_HOST": dockerd.host})
 
 
 @pytest.mark.parametrize("step", steps())

@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import json
 import os
+import shutil
 import sys
 import tempfile
 import traceback
@@ -287,10 +288,12 @@ def main(kind: str, *words: str) -> None:
         runtime: Any = Connected(url, key, **configuration(folder))
     else:
         image, user = words
-        folder = "/workspace"
+        # A folder of this machine, which belongs to whoever runs this, not to the sandbox's user.
+        folder, mounted = "/workspace", tempfile.mkdtemp(dir="/tmp")
         parts = configuration(folder)
         parts["config"].sandbox.runtime_container_image = image
         parts["config"].run_as_openhands = user == "openhands"
+        parts["config"].sandbox.volumes = f"{mounted}:{folder}:rw"
         runtime = DockerRuntime(**parts)
     try:
         asyncio.run(runtime.connect())
@@ -303,6 +306,8 @@ def main(kind: str, *words: str) -> None:
             print(json.dumps({"step": name, "wrong": wrong}), flush=True)
     finally:
         runtime.close()
+        if kind == "docker":
+            shutil.rmtree(mounted)
 
 
 if __name__ == "__main__":
