@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from graftbox.errors import NotFoundError, UsageError
 from graftbox.server import oom, runtime
+from graftbox.server.aside import aside
 from graftbox.server.environment import Environment, as_mapping
 from graftbox.server.limits import Limits
 from graftbox.server.spool import Spool
@@ -193,7 +194,7 @@ class Jobs:
         await self._make_room()
         self.starting += 1
         try:
-            process, pipes = await asyncio.to_thread(_spawn, order)
+            process, pipes = await aside(None, _spawn, order)
         finally:
             self.starting -= 1
         name = os.urandom(8).hex()

@@ -10,6 +10,7 @@ import termios
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 
+from graftbox.server.aside import aside
 from graftbox.server.spool import Spool
 
 _CHUNK = 256 * 1024
@@ -53,7 +54,7 @@ class Output:
             self._wake()
         else:
             self.loop.remove_reader(self.pipe)
-            self.pouring = self.loop.run_in_executor(self.threads, self._pour, data)
+            self.pouring = aside(self.threads, self._pour, data)
             self.pouring.add_done_callback(self._poured)
 
     def _pour(self, data: bytes) -> bool:
@@ -128,7 +129,10 @@ class Output:
         self._close()
         if self.pouring is not None:
             await asyncio.wait([self.pouring])
-        await self.loop.run_in_executor(self.threads, self.spool.close)
+        if self.spool.on_disk:
+            await aside(self.threads, self.spool.close)
+        else:
+            self.spool.close()
 
     async def settle(self) -> None:
         """Return when everything that is in the pipe now has been read."""
@@ -165,7 +169,7 @@ class Output:
         """As `Spool.read`, off the loop where the disk is asked."""
         if not self.spool.on_disk:
             return self.spool.read(offset, limit)
-        return await self.loop.run_in_executor(self.threads, self.spool.read, offset, limit)
+        return await aside(self.threads, self.spool.read, offset, limit)
 
     async def follow(self, offset: int, limit: int = 4 * _CHUNK) -> AsyncGenerator[tuple[int, bytes]]:
         """Offset and bytes as they come, until the command is over; holds it back meanwhile."""

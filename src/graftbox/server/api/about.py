@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from graftbox import __version__
 from graftbox.errors import UnsupportedError
 from graftbox.server import capabilities, routes
+from graftbox.server.aside import aside
 from graftbox.server.openapi import Operation, document
 from graftbox.server.request import Request, Response, answer
 from graftbox.server.schema import Schema
@@ -95,8 +94,7 @@ async def show_capabilities(request: Request) -> Response:
     sandbox = request.sandbox
     try:
         folders = await sandbox.identity.call(capabilities.look_at_folders, sandbox)
-        found = await asyncio.to_thread(capabilities.capabilities, sandbox, folders)
     except (RuntimeError, UnsupportedError):
-        # No thread can be started: here it takes some milliseconds from everybody else.
-        found = capabilities.capabilities(sandbox, capabilities.look_at_folders(sandbox))
-    return answer(found)
+        # No thread can be started, or none as that user.
+        folders = capabilities.look_at_folders(sandbox)
+    return answer(await aside(None, capabilities.capabilities, sandbox, folders))
