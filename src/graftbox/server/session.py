@@ -109,6 +109,8 @@ class Session:
         session.shell.last_status = facts["last_status"]
         command = Command.known(facts["command"], output) if facts["command"] else None
         await session.shell.adopt(connection, hello, command)
+        if not facts["ready"]:
+            session.shell.death = None  # no news
         if command is not None and command.number == hello.number:
             session.command = command
             if not command.heard:
@@ -203,6 +205,7 @@ class Session:
                 "place": shell.place,
                 "nonce": shell.nonce,
                 "last_status": shell.last_status,
+                "ready": shell.ready,
                 "command": self.command.facts() if self.command else None,
                 "spoke": self.conversation.spoke,
             }

@@ -223,7 +223,7 @@ class Shell:
         begin = b"{ \\builtin printf '%s' >&100; } 2>&-" % self._mark(b"B", number)
         first = b"%s; %s; %s" % (begin, body, self._report_line(b"E", number))
         # A shell that can't report any more (`enable -n printf`) ends, so that a new one can take its place.
-        second = b"%s || \\exit 98; PS1= PS2=" % self._report_line(b"Z", number)
+        second = b"%s || \\exit 98; PS0= PS1= PS2=" % self._report_line(b"Z", number)
         return b"\\unset -f builtin; %s\n%s\n" % (first, second)
 
     def _mark(self, phase: bytes, number: int) -> bytes:
