@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graftbox.cli.registries import registry_options
+
 if TYPE_CHECKING:
     from graftbox.image.inspection import Diagnosis
+    from graftbox.image.transports import Access
 
 MARKS = {"good": "ok", "note": "--", "problem": "NO"}
 
@@ -18,14 +21,13 @@ MARKS = {"good": "ok", "note": "--", "problem": "NO"}
 @click.argument("base")
 @click.option("--platform", help="The platform to judge for instead of this machine's, such as linux/arm64.")
 @click.option("--quick", is_flag=True, help="Read no layers: manifest and config only.")
-@click.option("--insecure", multiple=True, metavar="HOST", envvar="GRAFTBOX_INSECURE", help="Use plain HTTP.")
+@registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor(base: str, platform: str | None, quick: bool, insecure: tuple[str, ...], as_json: bool) -> None:
+def doctor(base: str, platform: str | None, quick: bool, access: Access, as_json: bool) -> None:
     """Examine the image BASE without running anything of it. Exits with 1 if it cannot be used."""
     from graftbox.image.inspection import diagnose
     from graftbox.image.platforms import architecture
     from graftbox.image.reference import parse
-    from graftbox.image.transports import Access
     from graftbox.store import Store
 
     diagnosis = diagnose(
@@ -33,7 +35,7 @@ def doctor(base: str, platform: str | None, quick: bool, insecure: tuple[str, ..
         Store(),
         arch=architecture(platform) if platform else None,
         quick=quick,
-        access=Access(insecure=frozenset(insecure)),
+        access=access,
     )
     click.echo(json.dumps(facts(diagnosis)) if as_json else in_words(diagnosis))
     if not diagnosis.usable:
