@@ -162,7 +162,7 @@ def _answers(host: str) -> bool:
 def running_docker(*options: str) -> Iterator[Docker]:
     """The daemon that already runs, else a private one with its own data, socket and state.
 
-    With ``options`` it is always a private one, without a network so that it can run beside another.
+    With ``options`` it is always a private one, which can run beside another.
     """
     program("docker", "docker.io")
     running = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
@@ -180,7 +180,8 @@ def running_docker(*options: str) -> Iterator[Docker]:
     command = [binary, "--host", host, "--group", "root", "--data-root", str(folder / "data")]
     command += ["--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid")]
     if options:
-        command += ["--bridge", "none", "--iptables=false", *options]
+        # Not --bridge none: that deletes the bridge, and with it another daemon's network.
+        command += ["--iptables=false", *options]
     folder.mkdir(mode=0o755)
     try:
         with (
