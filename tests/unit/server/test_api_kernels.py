@@ -123,6 +123,7 @@ def test_kernels_are_listed_refused_and_ended(client: Any, kernel: str) -> None:
     assert names == ["main", "other"]
     assert client.ask("POST", "/v1/kernels", {"name": "other"})[0] == 409
     assert client.ask("POST", "/v1/kernels", {"python": "/no/python"})[0] == 404
+    assert client.ask("POST", "/v1/kernels", {"cwd": "/no/folder"})[0] == 400
     assert client.ask("GET", "/v1/kernels/nobody")[0] == 404
     assert client.ask("POST", f"{kernel}/execute", {"code": 1})[0] == 422
     assert client.ask("DELETE", kernel)[0] == 204

@@ -65,6 +65,7 @@ def test_programs_that_write_past_python_are_heard_whole(client: Any) -> None:
 
 def test_the_last_value_and_displays_are_shown(client: Any) -> None:
     assert cell(client, "'a' + 'b'") == "'ab'"
+    assert cell(client, "'\ud800'") == "'?'"  # half of a surrogate pair is no text
     assert cell(client, "x = 1") == "[Code executed successfully with no output]"
     answer = client.act(
         "run_ipython",

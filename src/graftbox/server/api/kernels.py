@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+from graftbox.errors import UsageError
 from graftbox.server import events
 from graftbox.server.become import become, environment_for
 from graftbox.server.kernel.cell import Cell, Clear
@@ -37,8 +38,11 @@ async def create(request: Request) -> Response:
     if len(kernels.kernels) >= LIMIT:
         raise HTTPError(429, f"There are {LIMIT} kernels, which is the limit; delete one first.")
     identity = become(sandbox, given.get("user"))
+    cwd = Path(sandbox.settings.working_dir, given.get("cwd", "."))
+    if not await identity.call(cwd.is_dir):
+        raise UsageError(f"There is no folder {cwd} for the kernel to start in; make it, or choose another.")
     plan = Plan(
-        cwd=str(Path(sandbox.settings.working_dir, given.get("cwd", "."))),
+        cwd=str(cwd),
         identity=identity,
         entries=environment_for(sandbox, identity, given["env"]),
         interpreter=kernels.chosen(given.get("python")),

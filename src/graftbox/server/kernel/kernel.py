@@ -129,7 +129,8 @@ class Kernel:
         async with self._turn:
             await self.start()
             assert self._link is not None
-            cell = self._cell = Cell(code)
+            # What is no text can't be sent; half of a surrogate pair is all that a JSON request can bring.
+            cell = self._cell = Cell(code.encode("utf-8", "replace").decode())
             self.cells += 1
             if begun is not None:
                 begun(cell)

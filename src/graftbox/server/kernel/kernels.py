@@ -7,6 +7,8 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +47,7 @@ class Kernels:
         self._prepared = 0
         self._preparing = asyncio.Lock()
         self._begun = 0
+        self._cleared: set[int] = set()
 
     def main(self) -> Kernel:
         """The kernel of the agent's actions, which starts with its first cell."""
@@ -54,7 +57,7 @@ class Kernels:
                 cwd=sandbox.settings.working_dir,
                 identity=sandbox.identity,
                 entries=environment_for(sandbox, sandbox.identity, {}),
-                interpreter=self.chosen(sandbox.settings.kernel_python),
+                interpreter=sandbox.settings.kernel_python,
             )
             self.kernels[MAIN] = self.create(plan)
         return self.kernels[MAIN]
@@ -78,8 +81,13 @@ class Kernels:
     def _launch(self, plan: Plan) -> tuple[Link, list[str], str]:
         folder = self.sandbox.sessions.folder
         assert folder is not None
-        base, packages = places(runtime.place_for(folder, plan.identity), plan)
-        if plan.interpreter is None:
+        place = runtime.place_for(folder, plan.identity)
+        if plan.identity.uid not in self._cleared:
+            self._cleared.add(plan.identity.uid)
+            _clear(place)
+        base, packages = places(place, plan)
+        interpreter = self.chosen(plan.interpreter)
+        if interpreter is None:
             from graftbox.server.kernel.jupyter import JupyterLink
 
             check()
@@ -89,8 +97,8 @@ class Kernels:
             return JupyterLink(base, plan.identity), argv, sys.executable
         from graftbox.server.kernel.pipe import PipeLink
 
-        argv = [plan.interpreter, "-u", str(_GUEST / "foreign.py")]
-        return PipeLink(base.with_name(f"{base.name}.d")), argv, plan.interpreter
+        argv = [interpreter, "-u", str(_GUEST / "foreign.py")]
+        return PipeLink(base.with_name(f"{base.name}.d")), argv, interpreter
 
     async def prepare(self) -> None:
         """Start the main kernel ahead of its first cell; a failure is logged, and told to that cell."""
@@ -146,6 +154,13 @@ class Kernels:
 
     async def close(self) -> None:
         await asyncio.gather(*(kernel.close() for kernel in self.kernels.values()))
+
+
+def _clear(place: Path) -> None:
+    """Remove what the kernels of a killed server have left; they ended with it."""
+    for path in place.iterdir():
+        if re.fullmatch("k[0-9a-f]{6}[.-].*", path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def check() -> None:
