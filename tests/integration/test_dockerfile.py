@@ -20,6 +20,7 @@ from graftbox import runtime_build
 from graftbox.cli import graft as graft_command
 from graftbox.cli.ways import Wanted, make
 from graftbox.errors import TransportError
+from graftbox.image.bundle_image import push_bundle
 from graftbox.image.graft import BASE_NAME, SERVER, Bundle
 from graftbox.image.place import graft_image
 from graftbox.image.platforms import machine_architecture
@@ -118,6 +119,34 @@ def test_a_build_folder_builds_without_graftbox(
     assert len(layers) == 1 + len(built.layers)
     said = dockerd("run", "--rm", "--entrypoint", "ls", f"{repository}:folder", "/openhands")
     assert said.split() == ["core", "server"]
+
+
+def test_a_pushed_bundle_is_copied_from_its_registry(
+    base: str,
+    built: Bundle,
+    bundle: Bundle,
+    arm_bundle: Bundle,
+    registry: Registry,
+    repository: str,
+    dockerd: Docker,
+    store: Store,
+) -> None:
+    pushed = f"{registry.address}/ways/bundle:1"
+    both = {"amd64": bundle, "arm64": arm_bundle}
+    assert len(push_bundle(both, parse(pushed), store).platforms) == 2
+    made = make(Wanted(base, Access(), "copy", repository=repository, bundle_image=pushed), store)
+    said = dockerd("run", "--rm", "--entrypoint", "head", made.image, "-c", "10", "/openhands/server")
+    assert said == f"server {built.arch}"[:10]
+    dockerd("rmi", "--force", pushed, check=False)
+
+
+def test_the_bundle_in_dockers_own_store(
+    bundle: Bundle, arm_bundle: Bundle, repository: str, dockerd: Docker, store: Store
+) -> None:
+    both = {"amd64": bundle, "arm64": arm_bundle}
+    report = push_bundle(both, parse(f"docker-daemon:{repository}:bundle"), store)
+    found = shown(dockerd, f"{repository}:bundle")
+    assert (found["Id"], found["Architecture"]) == (report.digest, machine_architecture())
 
 
 def test_a_base_that_only_docker_has(
