@@ -113,7 +113,7 @@ def mirror(
 
 
 def address(listen: str, allow_remote: bool) -> tuple[str, int, bool]:
-    """Host, port, and whether only this machine reaches it; `UsageError` for others unless allowed."""
+    """Host, port, and whether all clients are on this machine; `UsageError` for others unless allowed."""
     from graftbox.errors import UsageError
     from graftbox.image.transports import is_loopback
 
@@ -126,7 +126,7 @@ def address(listen: str, allow_remote: bool) -> tuple[str, int, bool]:
             f"{listen} is an address that other machines may reach, and whoever reaches the mirror reads "
             "with this machine's registry log-ins. Add --allow-remote if you want that."
         )
-    return host.strip("[]"), int(port), local
+    return host.strip("[]"), int(port), local and not allow_remote
 
 
 async def _serve(application: Mirror, host: str, port: int, ready: object) -> None:

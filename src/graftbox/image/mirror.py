@@ -122,6 +122,12 @@ class Mirror:
     async def _route(self, request: Request, path: str) -> None:
         if request.method not in {"GET", "HEAD"}:
             raise RefusedError(405, "UNSUPPORTED", "This mirror is read-only: push to the registry itself.")
+        called = request.headers.get(b"host", b"localhost").decode("latin-1")
+        if self.settings.local and not is_loopback(called):
+            # A web page whose name was made to mean this machine could read private images otherwise.
+            raise RefusedError(
+                403, "DENIED", f"This mirror is not {called}: it answers on loopback names only."
+            )
         if path in {"/v2", "/v2/"}:
             await request.answer(200, {"Content-Type": JSON}, b"{}")
             return

@@ -18,6 +18,7 @@ from graftbox.errors import UsageError
 )
 def test_loopback_needs_no_permission(listen: str, expected: tuple[str, int, bool]) -> None:
     assert address(listen, allow_remote=False) == expected
+    assert address(listen, allow_remote=True) == (*expected[:2], False), "a proxy may stand in front"
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,16 @@ def test_it_is_read_only(mirror: Any, layout: Any) -> None:
             assert answer.json()["errors"][0]["code"] == "UNSUPPORTED"
 
 
+def test_a_page_under_another_name_reads_nothing(layout: Any, mirror: Any) -> None:
+    layout.image([{"a": b"1"}])
+    rebound = {"Host": "page.example:5055"}
+    with mirror() as client:
+        assert client.get(MANIFEST, headers=rebound).status_code == 403
+        assert client.get(MANIFEST, headers={"Host": "localhost:5055"}).status_code == 200
+    with mirror(local=False) as client:
+        assert client.get(MANIFEST, headers=rebound).status_code == 200
+
+
 def test_an_image_for_another_platform_and_an_upstream_in_trouble(
     layout: Any, mirror: Any, upstream: Upstreams
 ) -> None:
