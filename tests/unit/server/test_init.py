@@ -80,8 +80,11 @@ def test_a_server_that_ends_by_itself_is_not_started_again() -> None:
 
 
 def test_a_server_told_to_end_before_it_listens_for_signals_ends() -> None:
-    tree = Tree("import time; from graftbox.server.init import fork_server; fork_server(); time.sleep(60)")
-    time.sleep(0.3)
+    tree = Tree(
+        "import time; from graftbox.server.init import fork_server; fork_server(); print(flush=True); "
+        "time.sleep(60)"
+    )
+    tree.line()
     tree.init.terminate()
     assert tree.init.wait(10) == 128 + signal.SIGTERM
     tree.init.communicate()

@@ -189,9 +189,8 @@ def test_a_working_folder_of_another_owner_is_handed_over_once(tmp_path: Path) -
 def test_file_work_is_done_with_the_users_rights_and_no_others(tmp_path: Path) -> None:
     user = Identity(4321, 0, (0, 70), "ada", "/", "/bin/sh", switched=True)
     shared, secret = tmp_path / "shared", tmp_path / "secret"
-    tmp_path.parent.chmod(0o755)
-    tmp_path.parent.parent.chmod(0o755)
-    tmp_path.chmod(0o755)
+    for above in (tmp_path, *tmp_path.parents[:-2]):
+        above.chmod(0o755)
     shared.mkdir()
     shared.chmod(0o770)
     os.chown(shared, 0, 70)
