@@ -120,7 +120,7 @@ def test_huge_output_keeps_its_beginning_and_its_end(client: Any) -> None:
 
 def test_a_kernel_that_is_killed_says_so_and_comes_back(client: Any) -> None:
     text = cell(
-        client, "print('so far', flush=True)\nimport os, time\ntime.sleep(.3)\nos.kill(os.getpid(), 9)"
+        client, "print('so far', flush=True)\nimport os, time\ntime.sleep(.1)\nos.kill(os.getpid(), 9)"
     )
     assert text.startswith("so far\n[The kernel was killed by signal 9 (SIGKILL).")
     assert "NameError" in cell(client, "kept")

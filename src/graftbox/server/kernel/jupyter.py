@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CWD = "graftbox_cwd"
 """Key of a request's metadata, where to change to, and of its reply's content, where the kernel is then."""
 DELIMITER = b"<IDS|MSG>"
+_LAST_WORDS = 0.1
 _PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
@@ -87,6 +88,10 @@ class JupyterLink:
         message = self._client.session.msg("execute_request", content, metadata={CWD: cwd} if cwd else {})
         self._cells[message["header"]["msg_id"]] = cell
         self._client.shell_channel.send(message)
+
+    async def drain(self) -> None:
+        # ZeroMQ does not say when a connection has been read to its end.
+        await asyncio.sleep(_LAST_WORDS)
 
     def close(self) -> None:
         for task in self._tasks:

@@ -42,6 +42,7 @@ class Kernel:
         self._process: Process | None = None
         self._link: Link | None = None
         self._cell: Cell | None = None
+        self._burial: asyncio.Future[None] | None = None
         self._turn = asyncio.Lock()
         self._starting = asyncio.Lock()
         self._closed = False
@@ -103,15 +104,16 @@ class Kernel:
         if ended.cancelled() or process is not self._process:
             return
         assert self._link is not None
-        self._link.close()
-        self._process = self._link = None
         how = how_it_ended(ended.result())
-        cell, self._cell = self._cell, None
-        if cell is not None:
-            cell.end(Ended("died", None, how))
-        elif not self._closed:
-            self.note = how
-            log.warning("The kernel %s; its next cell starts it anew.", how)
+        link, cell = self._link, self._cell
+        self._process = self._link = self._cell = None
+        if cell is None:
+            link.close()
+            if not self._closed:
+                self.note = how
+                log.warning("The kernel %s; its next cell starts it anew.", how)
+            return
+        self._burial = asyncio.ensure_future(_bury(link, cell, Ended("died", None, how)))
 
     async def execute(
         self,
@@ -187,7 +189,18 @@ class Kernel:
             await process.end()
             # The callback of the task runs a moment later.
             await asyncio.sleep(0)
+            if self._burial is not None:
+                await self._burial
             self.note = ""
+
+
+async def _bury(link: Link, cell: Cell, ended: Ended) -> None:
+    """The end of a cell whose kernel has died, after the last of what that said."""
+    try:
+        await link.drain()
+    finally:
+        link.close()
+        cell.end(ended)
 
 
 def places(folder: Path, plan: Plan) -> tuple[Path, Path]:

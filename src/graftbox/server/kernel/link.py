@@ -22,4 +22,7 @@ class Link(Protocol):
     def send(self, cell: Cell, *, cwd: str | None = None, silent: bool = False) -> None:
         """Have the kernel run the cell, in the folder ``cwd`` from now on; its events go to the cell."""
 
+    async def drain(self) -> None:
+        """Take what a process that has ended said last."""
+
     def close(self) -> None: ...

@@ -18,6 +18,7 @@ from graftbox.server.kernel.cell import Cell, Clear, Data, Ended, Event, Stream,
 
 _LINE = 64 * 1024 * 1024
 """Bytes of the longest message: one picture."""
+_LAST_WORDS = 2.0
 
 
 class PipeLink:
@@ -52,6 +53,10 @@ class PipeLink:
         self._cells[self._count] = cell
         request = {"id": self._count, "code": cell.code, "cwd": cwd, "silent": silent}
         self._writer.write(json.dumps(request).encode() + b"\n")
+
+    async def drain(self) -> None:
+        if self._listening is not None:
+            await asyncio.wait({self._listening}, timeout=_LAST_WORDS)
 
     def close(self) -> None:
         if self._listening is not None:
