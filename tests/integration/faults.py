@@ -89,6 +89,8 @@ class _Proxy(BaseHTTPRequestHandler):
             if fault.kind:
                 self.state.happened.append(f"{fault.kind} {line}")
         length = int(self.headers.get("Content-Length") or 0)
+        if fault.kind == "too large":
+            fault = Fault("413" if length > int(fault.value) else "", "")
         if fault.kind == "reset":
             self.reset()
         elif fault.kind in ANSWERS:

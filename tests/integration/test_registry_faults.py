@@ -292,6 +292,23 @@ def test_the_smallest_chunk_that_a_registry_takes_is_heeded(
     assert report.digest == whole(registry, f"{repository}/run", "x")
 
 
+def test_chunks_that_are_too_large_get_smaller(
+    base: str,
+    proxy: Faulty,
+    registry: Any,
+    repository: str,
+    store: Store,
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some registries and the proxies before them take a few megabytes in one request only (413, 416)."""
+    monkeypatch.setattr(upload, "SMALLEST", CHUNK // 16)
+    proxy.will("too large", "(PUT|PATCH) ", times=-1, value=str(CHUNK // 8))
+    report = run(f"{registry.address}/{base}", f"{proxy.address}/{repository}/run:x", store, bundle)
+    assert report.digest == whole(registry, f"{repository}/run", "x")
+    assert proxy.received < 1.1 * BIG
+
+
 def big(registry: Any, base: str) -> str:
     """The digest of the base's large layer."""
     name, _, tag = base.partition(":")

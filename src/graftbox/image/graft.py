@@ -263,7 +263,7 @@ def _without(history: list[Any], cut: slice) -> list[Any]:
 def _event(layer: BundleLayer, bundle: Bundle, created: object) -> dict[str, str]:
     return {
         "created": created if isinstance(created, str) else NO_TIME,
-        "created_by": f"graftbox graft {layer.name} {bundle.digest}",
+        "created_by": f"graftbox graft {layer.name} {bundle.digest[7:19]}",
         "comment": f"graftbox {bundle.version}",
     }
 

@@ -343,21 +343,15 @@ class Host:
         """Raises `TransportError` in words unless the answer is a success."""
         if response.is_success:
             return
-        code = response.status_code
-        if code in {401, 403}:
-            advice = f"Log in: docker login {self.name}; and check that you may do this."
-        elif code == 429:
-            advice = "It asks for fewer requests; wait a while, or log in for a higher limit."
-        elif code >= 500:
-            advice = "The registry is in trouble; try again later."
-        else:
-            advice = "Check the name and the registry's log."
         detail = ""
         if origin(response.url) == self._origin:
             with contextlib.suppress(BrokenError):
                 start = response.content or next(self.body(response), b"")
                 detail = self._without_secrets(start[:300].decode(errors="replace").strip())
-        raise TransportError(f"{self.name} refused to {action}: {code} {detail}. {advice}")
+        code = response.status_code
+        raise TransportError(
+            f"{self.name} refused to {action}: {code} {detail}. {_advice(code, detail, self.name)}"
+        )
 
     def _without_secrets(self, text: str) -> str:
         for credential, _ in list(self._credentials.values()):
@@ -375,6 +369,18 @@ class Host:
     def close(self) -> None:
         if self._made is not None:
             self._made.close()
+
+
+def _advice(code: int, detail: str, host: str) -> str:
+    if code in {401, 403}:
+        return f"Log in: docker login {host}; and check that you may do this."
+    if code == 429:
+        return "It asks for fewer requests; wait a while, or log in for a higher limit."
+    if code >= 500:
+        return "The registry is in trouble; try again later."
+    if "NAME_UNKNOWN" in detail:
+        return "Create the repository first: this registry does not do it by itself."
+    return "Check the name and the registry's log."
 
 
 def origin(url: str) -> tuple[str, str, int]:

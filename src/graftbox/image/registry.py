@@ -149,6 +149,16 @@ class RegistrySource:
             registry=(self.name.host, self.name.repository),
         )
 
+    def size(self, descriptor: Descriptor) -> int | None:
+        url = f"{self._connection.base}/blobs/{descriptor.digest}"
+        response = self._connection.request("HEAD", url)
+        if response.status_code == 404:
+            return None
+        self._connection.check(response, f"look for {descriptor.digest} of {self.name}")
+        length = response.headers.get("Content-Length", "")
+        # A HEAD may leave the length out; then being there is all that can be told.
+        return int(length) if length.isdecimal() else descriptor.size
+
     def _chunks(self, descriptor: Descriptor) -> Iterator[bytes]:
         """The blob's bytes; a break is gone on from by a range request (RFC 9110 section 14.2)."""
         from graftbox.image.retry import BrokenError
@@ -225,9 +235,13 @@ class RegistryTarget:
         self._base = self._connection.base
 
     def head(self, selector: str) -> str | None:
-        """The digest of what is stored under a tag; None if nothing is."""
+        """The digest of what is stored under a tag; None if nothing is.
+
+        Some registries answer 401 or 403 for a repository that the first push will make; whether writing is
+        allowed is told by writing.
+        """
         response = self._connection.request("HEAD", f"{self._base}/manifests/{selector}", headers=ACCEPT)
-        if response.status_code == 404:
+        if response.status_code in {401, 403, 404}:
             return None
         self._connection.check(response, f"look for {self.name.host}/{self.name.repository}:{selector}")
         return str(response.headers.get("Docker-Content-Digest", ""))

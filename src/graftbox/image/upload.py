@@ -16,6 +16,8 @@ from graftbox.image.retry import AGAIN, BrokenError
 
 CHUNK = 16 << 20
 """Bytes of one PATCH: small enough for proxies in front of registries, large enough to cost nothing."""
+SMALLEST = 1 << 20
+"""Bytes; a registry that finds a PATCH of this size too large is not tried with smaller ones."""
 TOO_LARGE = frozenset({411, 413, 416})
 """Answers to a whole blob in one request that ask for smaller ones."""
 BAD_BYTES = "DIGEST_INVALID"
@@ -86,7 +88,7 @@ class _Session:
     def __init__(self, connection: Connection, blob: Blob, location: str | None) -> None:
         self._connection, self._blob = connection, blob
         self._location, self._offset = location, 0
-        self._chunk = CHUNK
+        self._chunk, self._smallest = CHUNK, SMALLEST
         self._reader = _Reader(blob)
 
     @property
@@ -109,7 +111,8 @@ class _Session:
         self._moved(response)
         self._offset = 0
         smallest = response.headers.get("OCI-Chunk-Min-Length", "")
-        self._chunk = max(CHUNK, int(smallest) if smallest.isdigit() else 0)
+        least = int(smallest) if smallest.isdigit() else 0
+        self._chunk, self._smallest = max(CHUNK, least), max(SMALLEST, least)
 
     def _moved(self, response: Response) -> None:
         self._location = self._connection.host.locate(response)
@@ -148,6 +151,10 @@ class _Session:
 
     def _resumed(self) -> bool:
         """Asks how much has arrived; False if the upload is not worth going on with."""
+        return self._asked() and self._offset > 0
+
+    def _asked(self) -> bool:
+        """Asks how much has arrived; False if the registry knows nothing of this upload."""
         try:
             response = self._connection.request("GET", self._place())
         except TransportError:
@@ -157,7 +164,7 @@ class _Session:
         self._offset = _end(response)
         if response.headers.get("Location"):
             self._moved(response)
-        return 0 < self._offset <= self._blob.descriptor.size
+        return self._offset <= self._blob.descriptor.size
 
     def _rest(self) -> None:
         """Everything from the offset on, in chunks, and the commit."""
@@ -195,7 +202,9 @@ class _Session:
         if response.is_success:
             self._moved(response)
             self._offset = _end(response) if response.headers.get("Range") else start + count
-        elif response.status_code not in AGAIN | {416} or not self._resumed():
+        elif response.status_code in TOO_LARGE and self._asked():
+            self._chunk = min(self._chunk, max(self._chunk // 4, self._smallest))
+        elif response.status_code not in AGAIN or not self._resumed():
             raise _RefusedError(response)
 
     def abandon(self) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graftbox.errors import UsageError
@@ -99,7 +99,7 @@ _HOST = st.sampled_from(
 _TAG = st.just("") | st.text("aZ0_.-", max_size=126).map(lambda text: f":T{text}")
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_HOST, st.lists(_PART, min_size=1, max_size=5), _TAG, st.booleans())
 def test_every_legal_reference_has_legal_tags_and_repositories(
     host: str, parts: list[str], tag: str, pinned: bool
@@ -113,7 +113,7 @@ def test_every_legal_reference_has_legal_tags_and_repositories(
     assert len(target.repository) <= 255
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(st.characters(exclude_characters="\0:@", exclude_categories=["Cs"]), min_size=1, max_size=200))
 def test_any_folder_name_has_a_legal_tag(name: str) -> None:
     tags = made(f"oci:/tmp/x{name}x:1")
