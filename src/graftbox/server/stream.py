@@ -171,7 +171,7 @@ class Output:
             return self.spool.read(offset, limit)
         return await aside(self.threads, self.spool.read, offset, limit)
 
-    async def follow(self, offset: int, limit: int = 4 * _CHUNK) -> AsyncGenerator[tuple[int, bytes]]:
+    async def follow(self, offset: int, limit: int = _CHUNK) -> AsyncGenerator[tuple[int, bytes]]:
         """Offset and bytes as they come, until the command is over; holds it back meanwhile."""
         follower = object()
         try:
