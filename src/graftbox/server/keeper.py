@@ -292,11 +292,7 @@ class Keeper:
             self.lines += b"\n"
             self.feed()
         # A shell that has read all that was sent and does not report is no longer able to.
-        unread = (
-            self.lines
-            or self.orphaned
-            or fcntl.ioctl(self.private, termios.TIOCOUTQ, b"\0\0\0\0") != b"\0\0\0\0"
-        )
+        unread = self.lines or self.orphaned or self.unread()
         late = b"B" not in self.phases and now >= self.sent + BEGIN_SECONDS
         if unread and not late:
             self.suspected = 0.0
@@ -307,6 +303,13 @@ class Keeper:
         elif now >= self.suspected + TICK:
             self.sent = 0.0
             self.remember(b"s", b"")
+
+    def unread(self) -> bool:
+        """Whether the shell has not yet read all that was sent to it."""
+        try:
+            return fcntl.ioctl(self.private, termios.TIOCOUTQ, bytes(4)) != bytes(4)
+        except OSError:
+            return True  # a kernel that does not tell
 
     # -- the server
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 HELLO_SECONDS = 30.0
+LARGEST = 16 * 1024 * 1024
+"""Bytes of a frame."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,11 @@ class Pane(asyncio.Protocol):
         self.inbox += data
         position = 0
         while len(self.inbox) >= position + 5:
-            end = position + 5 + int.from_bytes(self.inbox[position + 1 : position + 5], "big")
+            size = int.from_bytes(self.inbox[position + 1 : position + 5], "big")
+            if size > LARGEST:
+                self.transport.abort()
+                return
+            end = position + 5 + size
             if len(self.inbox) < end:
                 break
             kind, payload = self.inbox[position : position + 1], bytes(self.inbox[position + 5 : end])

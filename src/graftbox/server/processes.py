@@ -20,14 +20,24 @@ def of_session(session: int) -> list[int]:
     return _with(_SESSION, session)
 
 
-def kill_session(session: int) -> None:
+def send(number: int, pids: list[int], user: int | None) -> list[int]:
+    """Signal those of ``pids`` that are ``user``'s, None: anybody's; who got it.
+
+    Which processes belong to a terminal is told by a process of its user, who may lie.
+    """
+    reached = []
+    for pid in pids:
+        with suppress(OSError):
+            if pid > 1 and (user is None or Path(f"/proc/{pid}").stat().st_uid == user):
+                os.kill(pid, number)
+                reached.append(pid)
+    return reached
+
+
+def kill_session(session: int, user: int | None) -> None:
     """Kill every process of a terminal session, those that it forks meanwhile too. Blocking."""
     for _ in range(5):
-        pids = of_session(session)
-        for pid in pids:
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        if not pids:
+        if not send(signal.SIGKILL, of_session(session), user):
             return
 
 

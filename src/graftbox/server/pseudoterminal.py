@@ -25,7 +25,10 @@ class PseudoTerminal:
 
     def __init__(self, columns: int, rows: int) -> None:
         self.master, self.slave = posix.openpty()
-        self.name = posix.ttyname(self.slave)
+        try:
+            self.name = posix.ttyname(self.slave)
+        except OSError:  # /dev/pts is not where it was made
+            self.name = f"/proc/self/fd/{self.slave}"
         self.keys = bytearray()
         posix.set_blocking(self.master, False)
         self.resize(columns, rows)

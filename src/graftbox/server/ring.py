@@ -83,7 +83,7 @@ def header(descriptor: int) -> tuple[int, int, int]:
     """``(capacity, start, reserved)``."""
     data = posix.pread(descriptor, 24, 0)
     capacity, start, reserved = (int.from_bytes(data[i : i + 8], "big") for i in (0, 8, 16))
-    return capacity, start, reserved
+    return capacity or LEAST, start, reserved
 
 
 def _write_header(descriptor: int, capacity: int, start: int, reserved: int) -> None:

@@ -78,11 +78,12 @@ class Session:
         """The command that runs, else the last one."""
         self._record = record
         environment = plan.identity.environment(_with(parts.environment.for_a_terminal(), plan.env))
-        terms = Terms(plan.name or "static", parts.shells, environment, base.with_suffix(".sock"))
+        user = plan.identity.uid if plan.identity.switched else None
+        terms = Terms(plan.name or "static", parts.shells, environment, base.with_suffix(".sock"), user)
         self.shell = Shell(parts.tmux, terms, output, plan.cwd, *size)
         self.shell.on_change = self._save
-        user = plan.identity.name or user_name(plan.identity.uid)
-        self.conversation = Conversation(self.shell, parts.silence, user)
+        name = plan.identity.name or user_name(plan.identity.uid)
+        self.conversation = Conversation(self.shell, parts.silence, name)
 
     @classmethod
     def create(cls, base: Path, plan: Plan, parts: Parts, size: tuple[int, int]) -> Session:

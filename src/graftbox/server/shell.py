@@ -36,12 +36,15 @@ log = logging.getLogger("graftbox.shell")
 
 @dataclass(frozen=True)
 class Terms:
-    """How the shells of a session are started: candidates in turn, ``NAME=value`` entries, socket's place."""
+    """How the shells of a session are started: candidates in turn, ``NAME=value`` entries, the socket's
+    place, and the user if it is another than the server's own.
+    """
 
     name: str
     shells: tuple[str, ...]
     environment: tuple[bytes, ...]
     socket: Path
+    user: int | None = None
 
 
 class Shell:
@@ -185,15 +188,13 @@ class Shell:
         if not group:
             return []
         pids = await asyncio.to_thread(processes.of_group, group)
-        with suppress(ProcessLookupError):
-            os.killpg(group, number)
-        return pids
+        return processes.send(number, pids, self.terms.user)
 
     async def close(self) -> None:
         """End the shell and everything in its terminal's session."""
         if self.pane is not None:
             if not self.pane.gone.done():
-                await asyncio.to_thread(processes.kill_session, self.pane.hello.shell)
+                await asyncio.to_thread(processes.kill_session, self.pane.hello.shell, self.terms.user)
             self._fail(Death(None, "The session was closed"))
             await self.hang_up()
 
@@ -208,8 +209,7 @@ class Shell:
             async with asyncio.timeout(2):
                 await pane.gone
         except TimeoutError:
-            with suppress(OSError):
-                os.kill(pane.hello.keeper, signal.SIGKILL)
+            processes.send(signal.SIGKILL, [pane.hello.keeper], self.terms.user)
             pane.transport.abort()
 
     # -- what the shell is told
@@ -284,8 +284,7 @@ class Shell:
 
     def silent(self) -> None:
         if self.pane is not None:
-            with suppress(OSError):
-                os.kill(self.pane.hello.shell, signal.SIGKILL)
+            processes.send(signal.SIGKILL, [self.pane.hello.shell], self.terms.user)
             self.pane.close()
         self._fail(Death(None, _SILENT))
 
