@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import httpx2
 import pytest
 from benchmarks.registry import plant
 from tests.conftest import make_bundle
+from tests.integration.conftest import free_port
 from tests.integration.faults import Faulty, faulty
 
 from graftbox.image import batch
@@ -275,3 +277,19 @@ def test_a_target_that_refuses_everything_ends_the_run(own: Any, proxy: Faulty, 
     assert process.returncode == 1
     assert "Stopped: the last 20 images failed for the same reason" in errors
     assert len(output.splitlines()) == 20
+
+
+def test_a_registry_that_is_restarted_under_a_batch_is_waited_for(
+    start_registry: Any, store: Store, bundle: Bundle, tmp_path: Path
+) -> None:
+    folder, port = tmp_path / "registry", free_port()
+    with contextlib.ExitStack() as first:
+        running = first.enter_context(start_registry(folder, port))
+        bases = list(plant(running, "bases", 30))
+        outcomes = run(bases, running, store, bundle)
+        found = [next(outcomes) for _ in range(5)]
+        first.close()
+        with start_registry(folder, port):
+            found += list(outcomes)
+    assert [outcome.error for outcome in found if outcome.status != MADE] == []
+    assert len(found) == 30

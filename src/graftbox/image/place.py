@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,6 +73,9 @@ class Report:
 Bundles = Mapping[str, Bundle]
 """By architecture; the platforms of an index that have none here are left out."""
 
+JOBS = 8
+"""Requests under way at one registry for one image."""
+
 
 def graft_image(
     base: Reference,
@@ -93,10 +97,15 @@ def graft_image(
     """
     start = time.perf_counter()
     arch = _wanted(platform, target)
-    source = None
-    if base.transport is not Transport.SCRATCH:
-        source = open_source(base, store, access, whole=not same_daemon(base, target))
-    try:
+    with contextlib.ExitStack() as stack:
+        if base.transport is target.transport is Transport.REGISTRY and not (access and access.registries):
+            # One connection and one log-in for both.
+            access = access or Access()
+            access = dataclasses.replace(access, registries=stack.enter_context(access.shared(JOBS)))
+        source = None
+        if base.transport is not Transport.SCRATCH:
+            source = open_source(base, store, access, whole=not same_daemon(base, target))
+            stack.callback(source.close)
         options = Options(
             base.portable,
             user=user,
@@ -106,15 +115,9 @@ def graft_image(
         plan = make_plan(source, bundles, store, options, arch)
         for note in plan.notes:
             progress(note)
-        destination = open_target(target, store, tags, access)
-        try:
-            layers, size = execute(plan, destination, progress)
-            destination.finish()
-        finally:
-            destination.close()
-    finally:
-        if source is not None:
-            source.close()
+        destination = stack.enter_context(contextlib.closing(open_target(target, store, tags, access)))
+        layers, size = execute(plan, destination, progress)
+        destination.finish()
     return Report(
         image=str(target),
         # A Docker daemon knows no manifests: there the config's digest is the image's ID.
