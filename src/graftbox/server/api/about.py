@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from graftbox import __version__
 from graftbox.errors import UnsupportedError
 from graftbox.server import capabilities, routes
@@ -87,6 +89,12 @@ OPENAPI = {
 
 
 async def openapi(request: Request) -> Response:
+    return await aside(None, _document)
+
+
+@cache
+def _document() -> Response:
+    """Made once, on a thread: it imports every endpoint."""
     return answer(document(routes.ROUTES, routes.OPEN, __version__))
 
 
