@@ -330,8 +330,10 @@ class Keeper:
 
     def from_listener(self, events: int) -> None:
         descriptor, _ = self.listener._accept()  # type: ignore[attr-defined]  # typeshed leaves it out
-        if self.connection is not None:
-            self.connection.close()
+        # What the server before had sent when it died still counts.
+        while self.connection is not None and self.from_server(_IN):
+            pass
+        self.hang_up()
         self.connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor)
         self.interests.clear()
         self.poll = select.poll()
@@ -356,18 +358,19 @@ class Keeper:
             self.connection = None
             self.outbox.clear()
 
-    def from_server(self, events: int) -> None:
+    def from_server(self, events: int) -> bool:
+        """Obey what the server has sent; whether there may be more."""
         assert self.connection is not None
         if events & _IN:
             try:
                 data = self.connection.recv(1 << 20)
             except BlockingIOError:
-                return
+                return False
             except OSError:
                 data = b""
             if not data:
                 self.hang_up()
-                return
+                return False
             self.inbox += data
             while len(self.inbox) >= 5 and len(self.inbox) >= (
                 size := 5 + int.from_bytes(self.inbox[1:5], "big")
@@ -377,6 +380,7 @@ class Keeper:
                 self.obey(kind, payload)
         elif events & _GONE:
             self.hang_up()
+        return self.connection is not None
 
     def obey(self, kind: bytes, payload: bytes) -> None:
         if kind == b"c":
