@@ -26,6 +26,7 @@ COMMANDS = {
     "run": "graftbox.cli.run:run",
     "stop": "graftbox.cli.sandboxes:stop",
     "tags": "graftbox.cli.tags:tags",
+    "verify": "graftbox.cli.verify:verify",
 }
 
 

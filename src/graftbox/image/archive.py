@@ -160,6 +160,10 @@ class OciArchiveSource:
         where = str(self.archive.path)
         return Blob(descriptor, lambda: verified(self.archive.chunks(extent), descriptor, where), diff_id)
 
+    def size(self, descriptor: Descriptor) -> int | None:
+        extent = self.archive.members.get(f"blobs/sha256/{descriptor.digest.removeprefix('sha256:')}")
+        return extent.size if extent else None
+
     def close(self) -> None:
         self.archive.close()
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from graftbox.errors import VerificationError
 from graftbox.image.manifest import Descriptor, Document
@@ -66,6 +66,15 @@ class Source(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A source that can tell, without reading it, how large a blob is that it holds."""
+
+    def size(self, descriptor: Descriptor) -> int | None:
+        """Bytes; None if the blob is not there."""
+        ...
 
 
 class Target(Protocol):

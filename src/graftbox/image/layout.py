@@ -46,6 +46,10 @@ class LayoutSource:
             )
         return Blob.of_file(path, descriptor, diff_id)
 
+    def size(self, descriptor: Descriptor) -> int | None:
+        path = _blob_path(self.folder, descriptor.digest)
+        return path.stat().st_size if path.is_file() else None
+
     def close(self) -> None:
         """Nothing is held open."""
 
