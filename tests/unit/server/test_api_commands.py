@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import os
+import pwd
 import signal
 import socket
 import time
@@ -316,6 +317,22 @@ def test_forty_commands_at_once_keep_their_output_apart(client: Any) -> None:
         assert client.ask("GET", f"/v1/commands/{name}/stdout")[1]["text"] == f"{number}\n" * 50
         assert client.ask("GET", f"/v1/commands/{name}/stderr")[1]["text"] == f"e{number}\n" * 50
         client.ask("DELETE", f"/v1/commands/{name}")
+
+
+def test_a_command_may_run_as_another_user_where_the_server_is_root(client: Any) -> None:
+    body = {"command": "id -u; echo $USER; echo ok > /dev/stderr", "user": "nobody", "cwd": "/"}
+    status, answer = client.ask("POST", "/v1/run", body)
+    if os.geteuid() == 0:
+        assert (status, answer["stdout"], answer["stderr"]) == (200, f"{user_of('nobody')}\nnobody\n", "ok\n")
+    else:
+        assert status == 501
+        assert "root" in answer["detail"]
+    mine = str(os.geteuid())
+    assert run(client, "id -u", user=mine)["stdout"] == f"{mine}\n"
+
+
+def user_of(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
 
 
 def test_a_program_may_open_its_own_error_stream_anew(client: Any) -> None:

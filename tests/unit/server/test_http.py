@@ -194,3 +194,33 @@ def test_with_a_unix_socket_and_port_0_there_is_no_tcp(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert "Listening on" not in log
     assert not path.exists()
+
+
+def test_head_and_options_say_what_get_would(client: Any) -> None:
+    head = raw(client, b"HEAD /v1/capabilities HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert head.endswith(b"\r\n\r\n")
+    options = raw(client, b"OPTIONS /v1/commands HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert options.startswith(b"HTTP/1.1 204 ")
+    assert b": GET, POST, HEAD, OPTIONS\r\n" in options
+    refused = raw(client, b"PATCH /v1/commands HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert refused.startswith(b"HTTP/1.1 405 ")
+
+
+def test_the_key_is_also_a_bearer_token(start: Any) -> None:
+    server = start(auth=True, environment={"SESSION_API_KEY": "secret"})
+    for value, status in (
+        ("Bearer secret", 200),
+        ("bearer secret", 200),
+        ("Bearer wrong", 403),
+        ("secret", 403),
+    ):
+        assert server.ask("GET", "/v1/capabilities", None, {"Authorization": value})[0] == status
+    assert server.ask("GET", "/v1/capabilities?key=secret")[0] == 403
+
+
+def test_a_page_of_another_origin_can_not_use_a_server_without_a_key(client: Any) -> None:
+    own = f"127.0.0.1:{client.port}"
+    for origin, status in ((f"http://{own}", 200), ("http://evil.example", 403), ("null", 403)):
+        headers = {"Origin": origin, "Host": own}
+        assert client.ask("POST", "/v1/run", {"command": "true"}, headers)[0] == status
