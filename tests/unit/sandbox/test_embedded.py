@@ -102,3 +102,9 @@ def test_a_bubblewrap_without_overlays_is_passed_over(
     monkeypatch.delenv("GRAFTBOX_BWRAP")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert system_program() is None
+
+
+def test_what_a_server_said_that_ended_at_once_is_not_taken_for_bubblewraps() -> None:
+    error = _failure("action-execution-server: --user-id must be a number\n")
+    assert str(error).startswith("The sandbox ended before its server answered; it said:\n")
+    assert str(error).endswith("must be a number")

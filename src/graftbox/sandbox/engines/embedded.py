@@ -115,7 +115,7 @@ class EmbeddedEngine:
             pid = self._launch(spec, image, user, places, port, overlay=False)
         process = ProcessId.of(pid)
         if process is None:
-            raise TransportError(f"The sandbox ended at once; it said:\n{_text(places.log)}")
+            raise _failure(_text(places.log))
         on_network = spec.network is not Network.NONE
         socket_path = places.socket_folder / Path(GUEST_SOCKET).name
         url = f"http://127.0.0.1:{port}" if on_network else f"unix://{socket_path}"
@@ -235,7 +235,9 @@ class _NoOverlayError(UnsupportedError):
 
 
 def _failure(text: str) -> UnsupportedError | TransportError:
-    """What bubblewrap's last words mean."""
+    """What a sandbox that ended at once has said: bubblewrap's last words, or its server's."""
+    if "bwrap: " not in text:
+        return TransportError(f"The sandbox ended before its server answered; it said:\n{text.strip()}")
     if "overlay" in text:
         return _NoOverlayError(f"This machine allows no overlay mounts here: {text}")
     if any(word in text for word in ("namespace", "uid map", "Operation not permitted", "setns")):
