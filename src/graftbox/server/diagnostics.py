@@ -30,10 +30,10 @@ def start_logging(environment: Environment) -> None:
         if yes(environment, "LOG_JSON")
         else logging.Formatter("%(levelname)s %(name)s: %(message)s")
     )
-    level = logging.DEBUG if yes(environment, "DEBUG") else logging.INFO
-    logging.basicConfig(level=level, handlers=[handler])
-    # asyncio's own debug lines are about the event loop's selector.
-    logging.getLogger("asyncio").setLevel(logging.INFO)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # Ours alone: other libraries' debug lines may quote requests with their keys.
+    if yes(environment, "DEBUG"):
+        logging.getLogger("graftbox").setLevel(logging.DEBUG)
 
 
 def yes(environment: Environment, name: str) -> bool:
