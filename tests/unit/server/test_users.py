@@ -204,3 +204,22 @@ def test_file_work_is_done_with_the_users_rights_and_no_others(tmp_path: Path) -
     asyncio.run(work())
     assert (shared / "new").stat().st_uid == 4321
     assert secret.read_bytes() == b"", "the server's own threads stay its own"
+
+
+@root_only
+def test_root_without_its_capabilities_stays_itself() -> None:
+    code = (
+        "from graftbox.server.environment import Environment\n"
+        "from graftbox.server.settings import Settings\n"
+        "from graftbox.server.users import choose\n"
+        "print(choose(Settings(username='graftbox-nobody'), Environment(())).switched)"
+    )
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(SOURCE)},
+    )
+    assert done.stdout == "False\n"
+    assert "capabilities SETUID and SETGID" in done.stderr
+    assert "graftbox-nobody" not in Path("/etc/passwd").read_text()
