@@ -94,6 +94,13 @@ class Job:
         """Whether nothing can write to its output any more."""
         return not any(output.open for output in self.outputs.values())
 
+    async def silence(self, seconds: float) -> bool:
+        """Whether it `is_silent` within that time."""
+        closing = asyncio.gather(*(output.closed.wait() for output in self.outputs.values()))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(closing, seconds)
+        return self.is_silent
+
     @property
     def size(self) -> int:
         """Bytes of output that are kept."""

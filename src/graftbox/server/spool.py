@@ -127,6 +127,10 @@ class Spool:
             finally:
                 os.close(file)
 
+    def finish(self) -> None:
+        """Nothing more will be appended."""
+        self._close_file()
+
     def close(self) -> None:
         """Forget everything."""
         self._memory, self.start = (self.end, b""), self.end

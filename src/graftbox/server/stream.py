@@ -83,7 +83,7 @@ class Output:
     def _poured(self, done: asyncio.Future[bool]) -> None:
         self.pouring = None
         if not self.open:
-            os.close(self.pipe)
+            self._release()
         elif done.cancelled() or not done.result():
             self._close()
         elif not self._held_back():
@@ -121,8 +121,12 @@ class Output:
             self.loop.remove_reader(self.pipe)
             # A thread that still reads from it must be done first.
             if self.pouring is None:
-                os.close(self.pipe)
+                self._release()
             self._wake()
+
+    def _release(self) -> None:
+        os.close(self.pipe)
+        self.spool.finish()
 
     async def forget(self) -> None:
         """Give up the pipe and all that it brought."""
@@ -146,6 +150,9 @@ class Output:
                 target = self.spool.end + int.from_bytes(left, "little")
             self._readable()
             await asyncio.sleep(0)
+        if self.open and self.pouring is None:
+            # The end of the stream has to be read too.
+            self._readable()
 
     def finish(self) -> None:
         """The command itself is over; what it has left behind may go on writing."""

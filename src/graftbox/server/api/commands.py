@@ -20,6 +20,10 @@ from graftbox.server.shapes.commands import READ, RUN, SIGNAL, START, WAIT, WATC
 from graftbox.server.stream import Output
 
 
+EXEC_SECONDS = 0.05
+"""In which another command, just being started, lets go of the pipes that it has inherited by the fork."""
+
+
 async def run(request: Request) -> Response:
     given = await request.json(RUN)
     job = await request.sandbox.jobs.start(_order(request, given))
@@ -28,7 +32,7 @@ async def run(request: Request) -> Response:
     else:
         await job.ended.wait()
     result = await _result(job, given["max_output"])
-    if not result["truncated"] and job.is_silent:
+    if not result["truncated"] and await job.silence(EXEC_SECONDS):
         await request.sandbox.jobs.forget(job.name)
     else:
         result["id"] = job.name
