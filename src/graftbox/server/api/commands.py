@@ -19,7 +19,6 @@ from graftbox.server.request import HTTPError, Request, Response, answer
 from graftbox.server.shapes.commands import READ, RUN, SIGNAL, START, WAIT, WATCH
 from graftbox.server.stream import Output
 
-
 EXEC_SECONDS = 0.05
 """In which another command, just being started, lets go of the pipes that it has inherited by the fork."""
 
