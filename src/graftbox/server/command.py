@@ -67,7 +67,7 @@ class Command:
         self.start = self.taken = log.end
         self.end: int | None = None
         self.done: asyncio.Future[Report | Death] = asyncio.get_running_loop().create_future()
-        self.begun = asyncio.Event()
+        self.begun, self.begun_at = asyncio.Event(), 0.0
         self.heard = False
         """Whether its end has been told to whoever gave it."""
         self.last_output = time.monotonic()
@@ -95,7 +95,7 @@ class Command:
 
     def marked(self, phase: str, offset: int) -> None:
         if phase == "B":
-            self.start = offset
+            self.start, self.begun_at = offset, time.monotonic()
             self.begun.set()
             # A former server may have told of some of it already.
             self.taken = max(offset, self.taken)

@@ -118,6 +118,11 @@ def _remove_abandoned(parent: Path) -> None:
                 os.close(lock)
 
 
+def end_keeper(path: Path) -> None:
+    """Tell the keeper that waits at ``path`` to end, if there is one."""
+    _call(path, end=True)
+
+
 def _call(path: Path, *, end: bool) -> bool:
     """Whether a keeper listens at ``path``; it is told to end if so asked."""
     with socket.socket(socket.AF_UNIX) as connection:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graftbox.errors import NotFoundError, UsageError
-from graftbox.server.command import Command
+from graftbox.server import ring
+from graftbox.server.command import Command, Death
 from graftbox.server.conversation import Conversation
 from graftbox.server.environment import Environment, user_name
 from graftbox.server.identity import Identity
@@ -103,9 +104,7 @@ class Session:
     ) -> Session:
         """The session of a former server, whose keeper is at the other end of ``connection``."""
         output = Log(hello.descriptor, hello.end)
-        size = int(facts["columns"]), int(facts["rows"])
-        session = cls(record.path, plan, parts, output, record, size)
-        session.created, session.shell.cwd = facts["created"], facts["where"]
+        session = cls._known(plan, parts, facts, record, output)
         session.shell.place, session.shell.nonce = facts["place"], facts["nonce"]
         session.shell.last_status = facts["last_status"]
         command = Command.known(facts["command"], output) if facts["command"] else None
@@ -117,6 +116,23 @@ class Session:
             if not command.heard:
                 session.conversation.current = command
                 session.conversation.spoke = facts["spoke"]
+        return session
+
+    @classmethod
+    def revive(cls, plan: Plan, parts: Parts, facts: dict[str, Any], record: Record) -> Session:
+        """The session of a former server whose shell is dead: its log is here, its next command gets a new
+        shell. Raises `OSError`.
+        """
+        descriptor = os.open(record.path.with_suffix(".log"), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        session = cls._known(plan, parts, facts, record, Log(descriptor, ring.header(descriptor)[2]))
+        session.shell.death = Death(None) if facts["ready"] else None
+        return session
+
+    @classmethod
+    def _known(cls, plan: Plan, parts: Parts, facts: dict[str, Any], record: Record, output: Log) -> Session:
+        size = int(facts["columns"]), int(facts["rows"])
+        session = cls(record.path, plan, parts, output, record, size)
+        session.created, session.shell.cwd = facts["created"], facts["where"]
         return session
 
     @property

@@ -195,22 +195,24 @@ class Sessions:
     async def _adopt(self, path: Path) -> None:
         """Take up the session that the record at ``path`` speaks of, if its keeper lives."""
         record = Record(path)
-        try:
-            connection, hello = await call(path.with_suffix(".sock"))
-        except (OSError, TimeoutError):
-            record.remove()
-            return
         facts = record.load()
+        connection = None
         try:
             if not facts or not facts["name"]:
                 raise ValueError("nobody will ask for it")
             plan = Plan.known(facts)
-            session = await Session.adopt(plan, self._parts(plan), facts, record, connection, hello)
+            parts = self._parts(plan)
+            try:
+                connection, hello = await call(path.with_suffix(".sock"))
+            except (OSError, TimeoutError):
+                session = Session.revive(plan, parts, facts, record)
+            else:
+                session = await Session.adopt(plan, parts, facts, record, connection, hello)
         except (KeyError, TypeError, ValueError, OSError, GraftboxError) as error:
-            log.warning("A shell of the server before is given up: %s", error)
-            with contextlib.suppress(OSError):
-                connection.send(b"x\0\0\0\0")
-            connection.close()
+            log.warning("A session of the server before is given up: %s", error)
+            if connection is not None:
+                connection.close()
+            runtime.end_keeper(path.with_suffix(".sock"))
             record.remove()
         else:
             self._sessions[session.name] = session

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from graftbox.server.quoting import ansi_c
 from graftbox.server.tmux import Tmux, TmuxError
 
 READY_SECONDS = 15.0
-BEGIN_SECONDS = 2.0
+BEGIN_SECONDS, SETTLING_SECONDS = 2.0, 0.05
 _FIELDS = 5
 _SILENT = "The shell no longer reported how its commands end, and was killed"
 
@@ -159,7 +160,7 @@ class Shell:
 
     async def press(self, key: str) -> None:
         """Press a key by tmux's name for it."""
-        await self._begun()
+        await self._begun(SETTLING_SECONDS)
         if self.pane is None:
             return
         if len(key) == 3 and key.startswith("C-") and "@" <= key[2].upper() <= "_":
@@ -168,12 +169,19 @@ class Shell:
             with suppress(TmuxError):
                 await self.tmux.press(self.place, key)
 
-    async def _begun(self) -> None:
-        """What is typed for a command must not reach the shell before it has taken the command."""
+    async def _begun(self, settling: float = 0.0) -> None:
+        """What is typed for a command must not reach the shell before it has taken the command.
+
+        A Ctrl-C between the shell's fork of a program and its passing on of the terminal is lost on both:
+        ``settling`` lets that moment go by.
+        """
         if self.running is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(BEGIN_SECONDS):
                     await self.running.begun.wait()
+            early = self.running.begun_at + settling - time.monotonic() if self.running else 0.0
+            if early > 0:
+                await asyncio.sleep(early)
 
     async def resize(self, columns: int, rows: int) -> None:
         self.columns, self.rows = columns, rows

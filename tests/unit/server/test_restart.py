@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -137,3 +139,20 @@ def test_people_see_the_session_in_tmux(restarted: Any) -> None:
     server.run("cat", timeout=0.3)
     subprocess.run(["tmux", "-S", place[1], "send-keys", "typed by hand", "Enter"], check=True)
     assert server.run("", timeout=0.5)["content"] == "typed by hand\ntyped by hand"
+
+
+def test_a_session_whose_shell_is_dead_keeps_its_folder_over_a_restart(restarted: Any) -> None:
+    first = restarted()
+    first.output("cd /usr")
+    first.run("exit 4")
+    kill(first)
+    second = restarted()
+    answer = second.run("pwd")
+    assert (answer["content"], metadata(answer)["prefix"]) == ("/usr", "")
+    keeper = second.output("echo $PPID")
+    kill(second)
+    os.kill(int(keeper), signal.SIGKILL)
+    time.sleep(0.2)
+    answer = restarted().run("pwd")
+    assert answer["content"] == "/usr"
+    assert "terminal of the shell was killed" in metadata(answer)["prefix"]

@@ -129,6 +129,7 @@ def test_a_busy_session_takes_no_second_command(within: Any) -> None:
         session = await sandbox.sessions.open("a")
         command = await session.start("echo started; cat")
         assert session.state == "running"
+        await shown(session, b"started")
         await session.write(b"typed\n")
         await shown(session, b"typed\r\ntyped")
         with pytest.raises(BusyError):
