@@ -164,8 +164,8 @@ class Host:
         params: dict[str, str] | None = None,
     ) -> Response:
         """One request, with a log-in where it is asked for; the answer's body is not read yet."""
-        target = url if "://" in url else self.address + url
-        ours = origin(target) == self._origin
+        ours = url.startswith("/") or origin(url) == self._origin
+        target = self.address + url if url.startswith("/") else url
         authorization = self._authorization(scopes) if ours else None
 
         def attempt() -> Response:

@@ -6,8 +6,10 @@ what a batch of thousands of images consists of.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ NO_CONNECTION = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.Pro
 # Its debug lines hold whole headers, and with them signed addresses and tokens.
 logging.getLogger("httpcore2").setLevel(logging.WARNING)
 
+_URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
 SAFE = "%/:?#[]@!$&'()*+,;=~"
 
 
@@ -105,6 +108,25 @@ class Response:
         self._raw.close()
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A server as httpcore2 wants it named, and the ``Host`` field for it."""
+
+    scheme: bytes
+    host: bytes
+    port: int | None
+    header: bytes
+
+
+@functools.lru_cache(256)
+def _place(scheme: str, netloc: str) -> _Place:
+    if not netloc.isascii():
+        netloc = netloc.encode("idna").decode()
+    parts = urlsplit(f"//{netloc}")
+    header = netloc.rpartition("@")[2]
+    return _Place(scheme.encode(), (parts.hostname or "").encode(), parts.port, header.encode())
+
+
 class Pool:
     """Connections to any host, one proxy for each scheme at most; for many threads."""
 
@@ -116,24 +138,22 @@ class Pool:
 
     def send(self, method: str, url: str, headers: Mapping[str, str], content: Content) -> Response:
         """One request. Raises what `in_words` knows to translate."""
-        parts = urlsplit(url)
-        if not parts.netloc.isascii():
-            parts = parts._replace(netloc=parts.netloc.encode("idna").decode())
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        where = httpcore2.URL(
-            scheme=parts.scheme.encode(),
-            host=(parts.hostname or "").encode(),
-            port=parts.port,
-            target=quote(target, SAFE).encode(),
-        )
-        lines = [(b"Host", parts.netloc.rpartition("@")[2].encode()), (b"User-Agent", self._agent)]
+        found = _URL.match(url)
+        assert found is not None, "addresses are checked before they come here"
+        scheme, netloc, target = found[1].lower(), found[2], found[3]
+        target = target if target.startswith("/") else f"/{target}"
+        if not target.isascii() or not target.isprintable() or " " in target:
+            target = quote(target, SAFE)
+        place = _place(scheme, netloc)
+        where = httpcore2.URL(scheme=place.scheme, host=place.host, port=place.port, target=target.encode())
+        lines = [(b"Host", place.header), (b"User-Agent", self._agent)]
         if method == "GET":
             lines.append((b"Accept-Encoding", b"identity"))
         if isinstance(content, bytes) and "Content-Length" not in headers:
             lines.append((b"Content-Length", str(len(content)).encode()))
         lines += [(name.encode(), value.encode()) for name, value in headers.items()]
         request = httpcore2.Request(method, where, headers=lines, content=content, extensions=TIMEOUTS)
-        raw = self._pool(parts.scheme, parts.netloc).handle_request(request)
+        raw = self._pool(scheme, netloc).handle_request(request)
         return Response(raw, Sent(method, url, headers))
 
     def _pool(self, scheme: str, netloc: str) -> httpcore2.ConnectionPool:

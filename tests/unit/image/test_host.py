@@ -218,3 +218,20 @@ def test_redirects_in_a_circle_end(server: Server) -> None:
     with pytest.raises(TransportError, match="circle"):
         host.request("GET", "/a", frozenset())
     host.close()
+
+
+def test_addresses_of_every_form_are_asked_for_as_they_are(server: Server) -> None:
+    address = f"http://127.0.0.1:{server.server_port}"
+    host = Host(f"127.0.0.1:{server.server_port}", Settings())
+    for url in (
+        "/v2/",
+        f"{address}/a?b=c%2Fd&e=f",
+        f"{address}?x=/y",
+        address,
+        f"{address}/ü ö#part",
+        "/a?x=1#y",
+    ):
+        host.request("GET", url, frozenset())
+    host.close()
+    paths = [path for path, _ in server.asked]
+    assert paths == ["/v2/", "/a?b=c%2Fd&e=f", "/?x=/y", "/", "/%C3%BC%20%C3%B6", "/a?x=1"]
