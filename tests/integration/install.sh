@@ -4,7 +4,7 @@ set -euo pipefail
 packages=(
   bubblewrap buildah busybox-static ca-certificates containernetworking-plugins crun curl docker-registry
   docker.io faketime fuse-overlayfs gcc git libc6-dev mmdebstrap musl-tools podman procps qemu-user-static skopeo
-  tmux uidmap
+  tmux uidmap umoci
 )
 missing=()
 for package in "${packages[@]}"; do

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from graftbox.image.blob import Blob
-from graftbox.image.layout import MARKER, disk, with_image
+from graftbox.image.layout import MARKER, REF_NAME, disk, with_image
 from graftbox.image.manifest import OCI_INDEX, Document, serialise
+from graftbox.image.reference import image_name
 
 
 def tar_header(name: str, size: int) -> bytes:
@@ -39,6 +40,36 @@ def docker_listing(config: str, layers: Sequence[str], names: Sequence[str]) -> 
     entry: dict[str, Any] = {"Config": blob_name(config), "RepoTags": list(names)}
     entry["Layers"] = [blob_name(layer) for layer in layers]
     return json.dumps([entry]).encode()
+
+
+def engine_archive(
+    manifest: Document,
+    config: bytes,
+    layers: Sequence[Blob],
+    names: Sequence[str],
+    layout: bool = True,
+) -> Iterator[bytes]:
+    """The archive of one image as a stream that Docker, podman and containerd load.
+
+    It may lack layers that the engine has. Without ``layout``, it is for Docker only.
+    """
+    listing = docker_listing(manifest.config.digest, [one.digest for one in manifest.layers], names)
+    yield from tar_entry("manifest.json", len(listing), [listing])
+    yield from tar_entry(blob_name(manifest.config.digest), len(config), [config])
+    if layout:
+        index = with_image({"schemaVersion": 2, "mediaType": OCI_INDEX}, manifest, (), None)
+        if names:
+            name = str(image_name(names[0]))
+            # containerd reads the first, podman the second as the image's whole name.
+            annotations = {"io.containerd.image.name": name, REF_NAME: name}
+            index["manifests"][0]["annotations"] = annotations
+        data = serialise(index)
+        yield from tar_entry("oci-layout", len(MARKER), [MARKER])
+        yield from tar_entry("index.json", len(data), [data])
+        yield from tar_entry(blob_name(manifest.digest), len(manifest.data), [manifest.data])
+    for blob in {blob.digest: blob for blob in layers}.values():
+        yield from tar_entry(blob_name(blob.digest), blob.descriptor.size, blob.open())
+    yield b"\0" * 1024
 
 
 class ArchiveTarget:

@@ -10,7 +10,7 @@ from graftbox.image.graft import BUNDLE, Options
 from graftbox.image.manifest import OCI_INDEX, Document, serialise
 from graftbox.image.place import Bundles, Plan, Planned, Report, execute, make_plan
 from graftbox.image.platforms import machine_architecture
-from graftbox.image.reference import Reference, Transport
+from graftbox.image.reference import Reference
 from graftbox.image.transports import Access, open_target, target_tags
 from graftbox.store import Store
 
@@ -66,7 +66,7 @@ def push_bundle(
         destination.close()
     return Report(
         image=str(target),
-        digest=(plan.top.config if target.transport is Transport.DOCKER_DAEMON else plan.top).digest,
+        digest=(plan.top.config if target.transport.names_configs else plan.top).digest,
         tags=target_tags(target, tags),
         layers_sent=layers,
         bytes_sent=size,

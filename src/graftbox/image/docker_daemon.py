@@ -20,19 +20,17 @@ import httpx2
 
 from graftbox.errors import ConfigurationError, NotFoundError, TransportError, UnsupportedError
 from graftbox.image.archive import Archive, DockerArchiveSource, OciArchiveSource
-from graftbox.image.archive_target import blob_name, docker_listing, tar_entry
+from graftbox.image.archive_target import engine_archive
 from graftbox.image.blob import Blob, Source
-from graftbox.image.layout import MARKER, with_image
 from graftbox.image.manifest import (
     DOCKER_CONFIG,
     DOCKER_LAYER,
     DOCKER_MANIFEST,
-    OCI_INDEX,
     Descriptor,
     Document,
     serialise,
 )
-from graftbox.image.reference import ImageName, image_name
+from graftbox.image.reference import ImageName
 from graftbox.store import Store, storage_errors
 
 SOCKET = "/var/run/docker.sock"
@@ -151,6 +149,29 @@ class Daemon:
         self._client.close()
 
 
+def inspected(facts: dict[str, Any], history: list[dict[str, Any]]) -> tuple[Document, bytes]:
+    """Manifest and config of an image of which only ``image inspect`` is known."""
+    diff_ids = _diff_ids(facts)
+    spelt = {key[0].upper() + key[1:]: key for key in _CONFIG_FACTS}
+    config = {key: facts[name] for name, key in spelt.items() if facts.get(name)}
+    config["rootfs"] = {"type": "layers", "diff_ids": diff_ids}
+    if history:
+        config["history"] = history
+    data = serialise(config)
+    # The image's ID is the digest of a config that the API does not show: right name, bytes of ours.
+    body = {
+        "schemaVersion": 2,
+        "mediaType": DOCKER_MANIFEST,
+        "config": {"mediaType": DOCKER_CONFIG, "digest": facts["Id"], "size": len(data)},
+        "layers": [{"mediaType": DOCKER_LAYER, "digest": diff_id, "size": 0} for diff_id in diff_ids],
+    }
+    return Document(serialise(body), DOCKER_MANIFEST), data
+
+
+def _diff_ids(facts: dict[str, Any]) -> list[str]:
+    return [str(diff_id) for diff_id in (facts.get("RootFS") or {}).get("Layers") or []]
+
+
 class DaemonSource:
     """What a daemon says about an image without exporting it: enough to graft it in the same daemon."""
 
@@ -162,21 +183,8 @@ class DaemonSource:
 
     def resolve(self) -> Document:
         facts = self.daemon.inspect(self.name)
-        diff_ids = [str(d) for d in (facts.get("RootFS") or {}).get("Layers") or []]
-        spelt = {key[0].upper() + key[1:]: key for key in _CONFIG_FACTS}
-        config = {key: facts[name] for name, key in spelt.items() if facts.get(name)}
-        config["rootfs"] = {"type": "layers", "diff_ids": diff_ids}
-        if history := self._history(len(diff_ids)):
-            config["history"] = history
-        self._config = serialise(config)
-        # The image's ID is the digest of a config that the API does not show: right name, bytes of ours.
-        body = {
-            "schemaVersion": 2,
-            "mediaType": DOCKER_MANIFEST,
-            "config": {"mediaType": DOCKER_CONFIG, "digest": facts["Id"], "size": len(self._config)},
-            "layers": [{"mediaType": DOCKER_LAYER, "digest": diff_id, "size": 0} for diff_id in diff_ids],
-        }
-        return Document(serialise(body), DOCKER_MANIFEST)
+        document, self._config = inspected(facts, self._history(len(_diff_ids(facts))))
+        return document
 
     def _history(self, layers: int) -> list[dict[str, Any]]:
         """The history, if it can be told which of its entries made layers."""
@@ -208,7 +216,7 @@ class DaemonSource:
         self.daemon.close()
 
 
-class _Exported:
+class Exported:
     """A source over a temporary export, deleted when it is closed."""
 
     def __init__(self, inner: DockerArchiveSource | OciArchiveSource) -> None:
@@ -229,7 +237,7 @@ def exported(daemon: Daemon, name: ImageName, store: Store) -> Source:
             daemon.save(name, path)
         finally:
             daemon.close()
-        return _Exported(DockerArchiveSource(Archive(path)))
+        return Exported(DockerArchiveSource(Archive(path)))
 
 
 class DaemonTarget:
@@ -262,27 +270,8 @@ class DaemonTarget:
         return blob.descriptor.size
 
     def _archive(self, manifest: Document, config: bytes, layers: Sequence[Blob]) -> Iterator[bytes]:
-        digests = [layer.digest for layer in layers]
-        name = manifest.config.digest
-        listing = docker_listing(name, digests, self.names)
-        yield from tar_entry("manifest.json", len(listing), [listing])
-        yield from tar_entry(blob_name(name), len(config), [config])
-        if self._whole:
-            yield from self._layout(manifest)
-        for digest in dict.fromkeys(digests):
-            if blob := self._held.get(digest):
-                yield from tar_entry(blob_name(digest), blob.descriptor.size, blob.open())
-        yield b"\0" * 1024
-
-    def _layout(self, manifest: Document) -> Iterator[bytes]:
-        index = with_image({"schemaVersion": 2, "mediaType": OCI_INDEX}, manifest, (), None)
-        if self.names:
-            name = str(image_name(self.names[0]))
-            index["manifests"][0]["annotations"] = {"io.containerd.image.name": name}
-        data = serialise(index)
-        yield from tar_entry("oci-layout", len(MARKER), [MARKER])
-        yield from tar_entry("index.json", len(data), [data])
-        yield from tar_entry(blob_name(manifest.digest), len(manifest.data), [manifest.data])
+        held = [self._held[blob.digest] for blob in layers if blob.digest in self._held]
+        return engine_archive(manifest, config, held, self.names, layout=self._whole)
 
     def finish(self) -> None:
         """The daemon has named the image when it loaded it."""

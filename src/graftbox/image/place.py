@@ -28,7 +28,7 @@ from graftbox.image.platforms import (
     platforms,
 )
 from graftbox.image.reference import Reference, Transport
-from graftbox.image.transports import Access, open_source, open_target, same_daemon, target_tags
+from graftbox.image.transports import Access, open_source, open_target, same_engine, target_tags
 from graftbox.store import Store
 
 
@@ -104,7 +104,7 @@ def graft_image(
             access = dataclasses.replace(access, registries=stack.enter_context(access.shared(JOBS)))
         source = None
         if base.transport is not Transport.SCRATCH:
-            source = open_source(base, store, access, whole=not same_daemon(base, target))
+            source = open_source(base, store, access, whole=not same_engine(base, target))
             stack.callback(source.close)
         options = Options(
             base.portable,
@@ -120,8 +120,8 @@ def graft_image(
         destination.finish()
     return Report(
         image=str(target),
-        # A Docker daemon knows no manifests: there the config's digest is the image's ID.
-        digest=(plan.top.config if target.transport is Transport.DOCKER_DAEMON else plan.top).digest,
+        # Engines know no manifests: there the config's digest is the image's ID.
+        digest=(plan.top.config if target.transport.names_configs else plan.top).digest,
         tags=target_tags(target, tags),
         layers_sent=layers,
         bytes_sent=size,

@@ -15,6 +15,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -23,6 +24,8 @@ class Transport(Enum):
 
     REGISTRY = "docker"
     DOCKER_DAEMON = "docker-daemon"
+    PODMAN = "containers-storage"
+    CONTAINERD = "containerd"
     LAYOUT = "oci"
     DOCKER_ARCHIVE = "docker-archive"
     OCI_ARCHIVE = "oci-archive"
@@ -36,7 +39,13 @@ class Transport(Enum):
     @property
     def is_oci_only(self) -> bool:
         """Whether manifests of Docker's own types would not be found there."""
-        return self in {Transport.LAYOUT, Transport.OCI_ARCHIVE, Transport.DOCKER_ARCHIVE}
+        archives = {Transport.OCI_ARCHIVE, Transport.DOCKER_ARCHIVE}
+        return self in {Transport.LAYOUT, Transport.PODMAN, *archives}
+
+    @property
+    def names_configs(self) -> bool:
+        """Whether an image's identity there is the digest of its config: no manifests are kept."""
+        return self in {Transport.DOCKER_DAEMON, Transport.PODMAN}
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,8 @@ class ImageName:
 class Reference:
     """One image in one place.
 
-    ``name`` is set for registries and the Docker daemon, ``path`` for layouts and archives;
-    ``selector`` is the tag, reference or digest inside a layout or archive, if one was given.
+    ``name`` is set for registries and engines, ``path`` for layouts and archives; ``selector`` is the tag,
+    reference or digest inside a layout or archive, or the namespace in containerd, if one was given.
     """
 
     transport: Transport
@@ -80,7 +89,7 @@ class Reference:
 
     @property
     def image_name(self) -> ImageName:
-        """The name, for the two transports that always have one."""
+        """The name, for the transports that always have one: registries and engines."""
         assert self.name is not None, self
         return self.name
 
@@ -97,6 +106,8 @@ class Reference:
             return f"docker://{self.name}"
         if self.transport is Transport.DOCKER_DAEMON:
             return f"docker-daemon:{self.image_name.familiar}"
+        if self.transport in {Transport.PODMAN, Transport.CONTAINERD}:
+            return f"{self.transport.value}:{f'[{self.selector}]' if self.selector else ''}{self.name}"
         joint = "@" if self.selector and _DIGEST.fullmatch(self.selector) else ":"
         return f"{self.transport.value}:{self.path}" + (f"{joint}{self.selector}" if self.selector else "")
 
@@ -122,12 +133,17 @@ def parse(text: str) -> Reference:
     transport, colon, rest = text.partition(":")
     if colon and transport == "docker-daemon":
         return Reference(Transport.DOCKER_DAEMON, name=image_name(rest))
+    if colon and transport == "containers-storage":
+        return Reference(Transport.PODMAN, name=image_name(rest))
+    if colon and transport == "containerd":
+        return _parse_containerd(rest, text)
     if colon and transport in {"oci", "docker-archive", "oci-archive"}:
         return _parse_path(Transport(transport), rest, text)
-    if colon and transport in {"containers-storage", "dir", "docker"}:
+    if colon and transport in {"dir", "docker"}:
         raise UsageError(
             f"{text!r} is not a reference that graftbox understands: use docker://NAME, docker-daemon:NAME, "
-            "oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REFERENCE] or scratch."
+            "containers-storage:NAME, containerd:[NAMESPACE]NAME, oci:DIR[:TAG], oci-archive:FILE[:TAG], "
+            "docker-archive:FILE[:REFERENCE] or scratch."
         )
     if text.startswith(("/", "./", "../", "~")):
         raise UsageError(
@@ -135,6 +151,15 @@ def parse(text: str) -> Reference:
             "oci-archive:FILE for an image in a tar file."
         )
     return Reference(Transport.REGISTRY, name=image_name(text))
+
+
+def _parse_containerd(rest: str, text: str) -> Reference:
+    namespace = None
+    if rest.startswith("["):
+        namespace, closed, rest = rest[1:].partition("]")
+        if not closed or not _NAMESPACE.fullmatch(namespace):
+            raise UsageError(f"{text!r}: write containerd:[NAMESPACE]NAME, such as containerd:[k8s.io]app:1.")
+    return Reference(Transport.CONTAINERD, name=image_name(rest), selector=namespace)
 
 
 def _parse_path(transport: Transport, rest: str, text: str) -> Reference:

@@ -42,7 +42,7 @@ class Access:
 def open_source(
     reference: Reference, store: Store, access: Access | None = None, whole: bool = True
 ) -> Source:
-    """The source of an image. With ``whole`` False, layers of a Docker daemon's images stay unreadable."""
+    """The source of an image. Without ``whole``, layers of Docker's and podman's images are unreadable."""
     access = access or Access()
     if reference.transport is Transport.LAYOUT:
         from graftbox.image.layout import LayoutSource
@@ -59,6 +59,14 @@ def open_source(
         if whole or daemon.uses_containerd_store():
             return exported(daemon, reference.image_name, store)
         return DaemonSource(daemon, reference.image_name)
+    if reference.transport is Transport.PODMAN:
+        from graftbox.image.podman import PodmanSource, exported_by_podman
+
+        return (exported_by_podman if whole else PodmanSource)(reference.image_name, store)
+    if reference.transport is Transport.CONTAINERD:
+        from graftbox.image.containerd import ContainerdSource
+
+        return ContainerdSource(reference.image_name, reference.selector)
     if reference.transport in {Transport.DOCKER_ARCHIVE, Transport.OCI_ARCHIVE}:
         from graftbox.image.archive import archive_source
 
@@ -75,7 +83,7 @@ def open_target(
         raise UsageError("scratch cannot be a target; name a registry image, a layout or an archive.")
     if reference.name and reference.name.digest:
         raise UsageError(f"{reference} names a digest; a target needs a tag, its digest is the result.")
-    if reference.selector and reference.selector.startswith("sha256:"):
+    if reference.path and reference.selector and reference.selector.startswith("sha256:"):
         raise UsageError(f"{reference} names a digest; a target needs a tag, its digest is the result.")
     names = target_tags(reference, tags)
     if reference.transport is Transport.LAYOUT:
@@ -92,6 +100,14 @@ def open_target(
         from graftbox.image.docker_daemon import Daemon, DaemonTarget
 
         return DaemonTarget(Daemon(access.docker_host), _names(reference.image_name, names))
+    if reference.transport is Transport.PODMAN:
+        from graftbox.image.podman import PodmanTarget
+
+        return PodmanTarget(_full_names(reference.image_name, names))
+    if reference.transport is Transport.CONTAINERD:
+        from graftbox.image.containerd import ContainerdTarget
+
+        return ContainerdTarget(_full_names(reference.image_name, names), reference.selector)
     from graftbox.image.archive_target import ArchiveTarget
 
     if reference.transport is Transport.OCI_ARCHIVE:
@@ -109,9 +125,13 @@ def _names(name: ImageName, tags: Sequence[str]) -> tuple[str, ...]:
     return tuple(ImageName(name.host, name.repository, tag, None).familiar for tag in tags)
 
 
-def same_daemon(base: Reference, target: Reference) -> bool:
-    """Whether both are images of one Docker daemon, so that the base's layers need not be read."""
-    return base.transport is target.transport is Transport.DOCKER_DAEMON
+def _full_names(name: ImageName, tags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(ImageName(name.host, name.repository, tag, None)) for tag in tags)
+
+
+def same_engine(base: Reference, target: Reference) -> bool:
+    """Whether both are images of one Docker or podman, so that the base's layers need not be read."""
+    return base.transport is target.transport and base.transport.names_configs
 
 
 def is_loopback(host: str) -> bool:

@@ -226,7 +226,7 @@ def _bases(question: Question, claim: Claim) -> Iterator[Image]:
     if reference.transport is Transport.SCRATCH:
         yield base_image(None, claim, "scratch")
         return
-    engine = reference.transport is Transport.DOCKER_DAEMON
+    engine = reference.transport.names_configs
     for whole in (False, True) if engine else (True,):
         source = question.open(reference, whole)
         try:

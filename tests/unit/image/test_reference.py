@@ -68,6 +68,14 @@ def test_a_docker_daemon_image_has_a_short_name() -> None:
     assert parse("docker-daemon:ghcr.io/a/b:1").image_name.familiar == "ghcr.io/a/b:1"
 
 
+def test_podman_and_containerd_keep_whole_names() -> None:
+    assert str(parse("containers-storage:ubuntu")) == "containers-storage:docker.io/library/ubuntu:latest"
+    assert str(parse("containerd:a/b:1")) == "containerd:docker.io/a/b:1"
+    inside = parse("containerd:[k8s.io]ubuntu")
+    assert (inside.selector, str(inside.name)) == ("k8s.io", "docker.io/library/ubuntu:latest")
+    assert parse(str(inside)) == inside
+
+
 def test_scratch_is_the_empty_image() -> None:
     assert parse("scratch").transport is Transport.SCRATCH
 
@@ -91,7 +99,8 @@ def test_labels_do_not_record_folders_of_the_machine() -> None:
         ("/image.tar", "docker-archive:FILE"),
         ("oci:", "no path"),
         ("dir:/x", "docker://NAME"),
-        ("containers-storage:x", "docker://NAME"),
+        ("containerd:[k8s.io:x", "NAMESPACE"),
+        ("containerd:[]x", "k8s.io"),
     ],
 )
 def test_a_mistake_is_explained(text: str, hint: str) -> None:
