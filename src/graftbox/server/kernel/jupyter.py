@@ -23,6 +23,8 @@ CWD = "graftbox_cwd"
 """Key of a request's metadata, where to change to, and of its reply's content, where the kernel is then."""
 DELIMITER = b"<IDS|MSG>"
 _LAST_WORDS = 0.1
+_QUEUED = 16
+"""Messages that ZeroMQ keeps for us; one may hold a megabyte."""
 _PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
@@ -63,9 +65,13 @@ class JupyterLink:
     async def open(self) -> None:
         # Outside of the loop, for it takes a tenth of a second.
         await asyncio.to_thread(_import)
+        import zmq.asyncio
         from jupyter_client.asynchronous.client import AsyncKernelClient
 
-        self._client = client = AsyncKernelClient()
+        context = zmq.asyncio.Context()
+        # As a default of its sockets: a kernel that prints faster than we read has to wait.
+        context.rcvhwm = _QUEUED
+        self._client = client = AsyncKernelClient(context=context)
         client.load_connection_info(cast("Any", self._info))
         client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=False)
         loop = asyncio.get_running_loop()

@@ -24,6 +24,7 @@ from graftbox.server.kernel.guest.streams import Captured
 
 CWD = "graftbox_cwd"
 _QUIET = 50
+_QUEUED = 16
 
 
 class Shell(ZMQInteractiveShell):
@@ -81,6 +82,7 @@ class Application(IPKernelApp):
         if socket.type == zmq.XPUB:
             # Rather wait for the server than drop a message that there is no room for.
             socket.setsockopt(zmq.XPUB_NODROP, 1)
+            socket.setsockopt(zmq.SNDHWM, _QUEUED)
 
     def init_crash_handler(self) -> None:
         pass

@@ -11,10 +11,14 @@ import os
 import select
 import sys
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 from ipykernel.iostream import OutStream
 
 _CHUNK = 64 * 1024
+_PIECES = 256
+"""Messages of one flush: the thread that sends them queues them for itself, and a thousand would block it."""
 _ROUNDS = 256
 """Reads at the end of a cell: a program that writes without end can't hold it up."""
 
@@ -37,6 +41,14 @@ class Captured(OutStream):
     def fileno(self) -> int:
         """For programs that write there: it leads to the cell too."""
         return int(self._original_stdstream_fd)
+
+    def _flush_buffers(self) -> Iterator[tuple[Any, str]]:
+        """In pieces, so that a flood of output waits here and not in the server's memory."""
+        flushed: Iterator[tuple[Any, str]] = super()._flush_buffers()  # type: ignore[no-untyped-call]
+        for parent, text in flushed:
+            size = max(_CHUNK, len(text) // _PIECES)
+            for start in range(0, len(text), size):
+                yield parent, text[start : start + size]
 
     def settle(self) -> None:
         """Take all that was written to the file descriptor so far."""
