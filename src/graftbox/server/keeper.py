@@ -37,6 +37,7 @@ MIRROR, MIRROR_KEPT, MIRROR_AT_ONCE, MIRROR_RATE = 512 * 1024, 64 * 1024, 16 * 1
 TICK, BEGIN_SECONDS, FAREWELL_SECONDS = 2.0, 15.0, 2.0
 FIELDS = 5
 HISTORY = 64
+ALONE_SECONDS = 15.0
 _IGNORED = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGHUP")
 _IN, _OUT = select.POLLIN, select.POLLOUT
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
@@ -59,7 +60,7 @@ class Keeper:
         self.suspected, self.probed, self.orphaned = 0.0, False, False
         self.report = b""
         self.lines, self.mirror = bytearray(), bytearray()
-        self.mirror_at = 0.0
+        self.mirror_at = self.look_again = 0.0
         self.status: int | None = None
         self.farewell_until = 0.0
         self.ended = False
@@ -150,6 +151,8 @@ class Keeper:
                 times.append(self.mirror_at - now)
         if self.unsettled or self.farewell_until:
             times.append(TICK)
+        if self.connection is None:
+            times.append(ALONE_SECONDS)
         for descriptor in [known for known in self.interests if known not in wanted]:
             self.poll.unregister(descriptor)
             del self.interests[descriptor]
@@ -281,6 +284,9 @@ class Keeper:
     def tick(self) -> None:
         """Once in a while: a dead shell's farewell that does not come, a shell that reports no more."""
         now = time.monotonic()
+        if self.connection is None and now >= self.look_again:
+            self.look_again = now + ALONE_SECONDS
+            self.ended = self.ended or self.forgotten()
         if self.farewell_until and now >= self.farewell_until:
             self.mark(b"X")
         if not self.unsettled or now < self.sent + TICK:
@@ -303,6 +309,16 @@ class Keeper:
         elif now >= self.suspected + TICK:
             self.sent = 0.0
             self.remember(b"s", b"")
+
+    def forgotten(self) -> bool:
+        """Whether the socket where the next server would look is removed."""
+        try:
+            posix.stat(self.listener.getsockname())
+        except FileNotFoundError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def unread(self) -> bool:
         """Whether the shell has not yet read all that was sent to it."""
@@ -339,9 +355,13 @@ class Keeper:
         self.poll = select.poll()
         self.inbox.clear()
         self.outbox.clear()
+        self.connection.setblocking(False)
         try:
             self.hello()
         except OSError:
+            # One who did not wait for an answer may still have said something.
+            while self.connection is not None and self.from_server(_IN):
+                pass
             self.hang_up()
             return
         self.acknowledged = self.told = self.ring.end

@@ -131,6 +131,8 @@ def _call(path: Path, *, end: bool) -> bool:
             connection.connect(str(path))
             if end:
                 connection.sendall(b"x\0\0\0\0")
+                while connection.recv(4096):
+                    pass
         except OSError:
             return False
     return True

@@ -196,6 +196,11 @@ class Shell:
         if not group:
             return []
         pids = await asyncio.to_thread(processes.of_group, group)
+        # All at once where they may all get it: one that ends first can take its neighbours' reasons away.
+        if group > 1 and processes.send(0, pids, self.terms.user) == pids:
+            with suppress(ProcessLookupError):
+                os.killpg(group, number)
+            return pids
         return processes.send(number, pids, self.terms.user)
 
     async def close(self) -> None:

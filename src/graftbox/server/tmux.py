@@ -195,7 +195,7 @@ class Tmux:
         if self.listening is not None:
             self.listening.close()
         with suppress(TmuxError, OSError, TimeoutError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(5):
                 await self.command("kill-server")
 
 
