@@ -295,13 +295,28 @@ def _stdin(data: bytes | None) -> int:
     return file
 
 
+def _waited_for(pid: int) -> asyncio.Future[os.waitid_result | None]:
+    """As waitid(2) says, on a thread of its own: before Linux 5.3 there is no file that tells of it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[os.waitid_result | None] = loop.create_future()
+
+    def wait() -> None:
+        info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        # The loop may be closed by now.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(future.set_result, info)
+
+    threading.Thread(target=wait, daemon=True, name=f"waits-for-{pid}").start()
+    return future
+
+
 async def _exit_of(pid: int) -> int:
     """The status of a child when it has ended, minus the signal if one ended it; leaves it to be reaped."""
     loop = asyncio.get_running_loop()
     try:
         file = os.pidfd_open(pid)
     except OSError:
-        info = await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        info = await _waited_for(pid)
     else:
         over = asyncio.Event()
         loop.add_reader(file, over.set)
