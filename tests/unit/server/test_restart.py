@@ -156,3 +156,20 @@ def test_a_session_whose_shell_is_dead_keeps_its_folder_over_a_restart(restarted
     answer = restarted().run("pwd")
     assert answer["content"] == "/usr"
     assert "terminal of the shell was killed" in metadata(answer)["prefix"]
+
+
+def test_shells_that_no_server_will_ask_for_are_ended_by_any_other(start: Any) -> None:
+    """A port chosen at random is not chosen again."""
+    lost = start()
+    keeper = int(lost.output("echo $PPID"))
+    words = Path(f"/proc/{keeper}/cmdline").read_text().split("\0")
+    folder = Path(next(word for word in words if ".graftbox-" in word)).parents[1]
+    kill(lost)
+    assert alive(keeper)
+    os.utime(folder, (0, 0))
+    assert start().output("echo fine") == "fine"
+    deadline = time.monotonic() + 5
+    while alive(keeper) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(keeper)
+    assert not folder.exists()
