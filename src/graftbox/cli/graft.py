@@ -71,8 +71,9 @@ def graft(
 ) -> None:
     """Add /openhands to the image BASE and store the result as TARGET.
 
-    Both are docker://NAME (the default), docker-daemon:NAME, oci:DIR[:TAG], oci-archive:FILE[:TAG] or
-    docker-archive:FILE[:NAME]; BASE may also be scratch.
+    Both are docker://NAME (the default), docker-daemon:NAME, containers-storage:NAME (podman),
+    containerd:[NAMESPACE]NAME, oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME]; BASE may
+    also be scratch.
 
     With --to-repo, the result gets three tags made of what it consists of (see graftbox tags), and is not
     made again if it is there. With --from, thousands of bases are dealt with in one run: one JSON object a
