@@ -193,7 +193,7 @@ def test_a_large_layer_is_read_through_a_fault(
     assert report.digest == whole(registry, f"{repository}/run", "x")
 
 
-@pytest.mark.parametrize("how", ["unmounted", "401", "403", "404", "405"])
+@pytest.mark.parametrize("how", ["unmounted", "401", "403", "404", "405", "500"])
 def test_a_refused_mount_becomes_an_upload(
     how: str, base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:

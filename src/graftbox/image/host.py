@@ -14,9 +14,9 @@ from urllib.parse import urlencode, urlsplit
 
 from graftbox import __version__
 from graftbox.errors import TransportError
-from graftbox.image import auth, credentials, tls
-from graftbox.image.auth import Challenge, Scopes, Tokens
-from graftbox.image.credentials import Credential
+from graftbox.image import tls
+from graftbox.image.auth import Scopes, TokenRequest
+from graftbox.image.login import Login
 from graftbox.image.pool import BREAKS, Pool, Response, in_words, joined
 from graftbox.image.reference import DOCKER_HUB
 from graftbox.image.retry import AGAIN, PATIENCE, BrokenError, Patience, retry_after
@@ -25,8 +25,6 @@ from graftbox.image.transports import is_loopback
 REDIRECTS = 5
 ANSWER_LIMIT = 16 << 20
 """Bytes of an answer that is neither blob nor manifest, such as a list of tags."""
-CREDENTIAL_LIFE = 300.0
-"""Seconds; cloud helpers hand out passwords that end."""
 
 Body = bytes | Callable[[], Iterator[bytes]] | None
 """What a request sends; a function is called anew for each attempt."""
@@ -57,15 +55,11 @@ class Host:
         self._origin = origin(self.address)
         self._stop = stop or threading.Event()
         self._slots = threading.BoundedSemaphore(settings.parallel)
-        self._tokens, self._challenge = Tokens(), None
-        self._credentials: dict[str, tuple[Credential | None, float]] = {}
+        self._login = Login(name, self._plain, self._ask_for_token)
         self._guard = threading.Lock()
-        self._token_locks = [threading.Lock() for _ in range(32)]
         self._not_before = 0.0
         self._answered = False
         self._made: Pool | None = None
-
-    _challenge: Challenge | None
 
     def _pool(self) -> Pool:
         if self._made is None:
@@ -83,9 +77,11 @@ class Host:
 
     # -- asking ------------------------------------------------------------------------------------------
 
-    def request(self, method: str, url: str, scopes: Scopes, **arguments: Any) -> Response:
-        """A request whose whole answer is read; repeated while that may help."""
-        return self._patiently(lambda: self.once(method, url, scopes, **arguments))
+    def request(
+        self, method: str, url: str, scopes: Scopes, tries: int | None = None, **arguments: Any
+    ) -> Response:
+        """A request whose whole answer is read; repeated while that may help, ``tries`` times at most."""
+        return self._patiently(lambda: self.once(method, url, scopes, **arguments), tries)
 
     def once(self, method: str, url: str, scopes: Scopes, **arguments: Any) -> Response:
         """One attempt, its whole answer read."""
@@ -114,7 +110,9 @@ class Host:
         finally:
             response.close()
 
-    def _patiently(self, attempt: Callable[[], Response], slot: bool = True) -> Response:
+    def _patiently(
+        self, attempt: Callable[[], Response], limit: int | None = None, slot: bool = True
+    ) -> Response:
         tries = 0
         while True:
             tries += 1
@@ -128,7 +126,7 @@ class Host:
                     return response
             except BrokenError as error:
                 failure, asked = error, None
-            pause = self.settings.patience.pause(tries, asked)
+            pause = None if tries == limit else self.settings.patience.pause(tries, asked)
             if pause is None or (failure is not None and failure.unreachable and not self._answered):
                 if failure is not None:
                     raise failure
@@ -166,7 +164,7 @@ class Host:
         """One request, with a log-in where it is asked for; the answer's body is not read yet."""
         ours = url.startswith("/") or origin(url) == self._origin
         target = self.address + url if url.startswith("/") else url
-        authorization = self._authorization(scopes) if ours else None
+        authorization = self._login.authorization(scopes) if ours else None
 
         def attempt() -> Response:
             extra = {"Authorization": authorization} if authorization else {}
@@ -176,7 +174,7 @@ class Host:
         for _ in range(2):
             if response.status_code != 401 or not ours:
                 break
-            renewed = self._log_in(response, scopes, authorization)
+            renewed = self._login.renewed(response, scopes, authorization)
             if renewed is None or renewed == authorization:
                 break
             self._read(response)
@@ -237,57 +235,8 @@ class Host:
             raise TransportError(f"{self.name} sends us to {url.scheme}://{host}; refused.")
         return url.geturl()
 
-    # -- logging in --------------------------------------------------------------------------------------
-
-    def _authorization(self, scopes: Scopes) -> str | None:
-        """What is known to be asked for, without waiting for a refusal."""
-        if self._challenge is None:
-            return None
-        if self._challenge.scheme == "basic":
-            credential = self._credential(scopes)
-            return credential.basic if credential else None
-        token = self._tokens.find(scopes, time.monotonic())
-        return token.header if token else self._fetched(self._challenge, scopes, scopes)
-
-    def _log_in(self, response: Response, scopes: Scopes, refused: str | None) -> str | None:
-        """Another ``Authorization`` after this one was refused (401); None if there is none."""
-        challenge = Challenge.read(response.headers.get("WWW-Authenticate", ""))
-        if challenge is None:
-            return None
-        self._challenge = challenge
-        if challenge.scheme == "basic":
-            credential = self._credential(scopes)
-            return (credential.basic if credential else None) or None
-        if refused:
-            self._tokens.drop(refused)
-        return self._fetched(challenge, scopes, scopes | set(challenge.scopes))
-
-    def _fetched(self, challenge: Challenge, scopes: Scopes, asked: Scopes) -> str | None:
-        """A token for ``asked``, kept for ``scopes``; None if the token service refuses."""
-        with self._token_locks[hash(scopes) % len(self._token_locks)]:
-            # Another thread may have fetched it while this one waited.
-            if token := self._tokens.find(scopes, time.monotonic()):
-                return token.header
-            credential = self._credential(scopes)
-            if credential and credential.registry_token:
-                return f"Bearer {credential.registry_token}"
-            self._check_realm(challenge, credential)
-            for request in auth.token_requests(challenge, asked, credential):
-                response = self._ask_for_token(request)
-                if response.status_code not in {404, 405, 501}:
-                    break
-            if response.status_code in {400, 401, 403}:
-                self._credentials.clear()
-                return None
-            if not response.is_success:
-                raise TransportError(
-                    f"The token service of {self.name} answered {response.status_code}. Try again later."
-                )
-            token = auth.read_token(response.content, scopes, time.monotonic(), self.name)
-            self._tokens.add(token)
-            return token.header
-
-    def _ask_for_token(self, request: auth.TokenRequest) -> Response:
+    def _ask_for_token(self, request: TokenRequest) -> Response:
+        """The answer of the token service, which may be on any host."""
         headers = {"Authorization": request.authorization} if request.authorization else {}
         if request.form:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
@@ -296,32 +245,6 @@ class Host:
             return self._read(self._open(request.method, request.url, headers, request.form or None))
 
         return self._patiently(attempt, slot=False)
-
-    def _check_realm(self, challenge: Challenge, credential: Credential | None) -> None:
-        realm = urlsplit(challenge.realm)
-        if realm.scheme not in {"https", "http"} or not realm.hostname:
-            raise TransportError(
-                f"{self.name} names no address for log-in tokens; its configuration is broken."
-            )
-        if realm.scheme == "http" and not self._plain and credential:
-            raise TransportError(
-                f"{self.name} wants the log-in sent to {realm.hostname} without TLS; refused. "
-                "Its configuration is broken."
-            )
-
-    def _credential(self, scopes: Scopes) -> Credential | None:
-        """The stored credential for the repository that comes first in the scopes."""
-        names = sorted(scope.split(":")[1] for scope in scopes if scope.count(":") >= 2)
-        writing = [scope.split(":")[1] for scope in scopes if scope.endswith((":pull,push", ":delete"))]
-        repository = writing[0] if writing else names[0] if names else ""
-        with self._guard:
-            found, until = self._credentials.get(repository, (None, 0.0))
-            if until < time.monotonic():
-                found = credentials.find(self.name, repository)
-                if len(self._credentials) >= auth.TOKENS_KEPT:
-                    self._credentials.clear()
-                self._credentials[repository] = found, time.monotonic() + CREDENTIAL_LIFE
-            return found
 
     # -- reading and explaining --------------------------------------------------------------------------
 
@@ -347,17 +270,11 @@ class Host:
         if origin(response.url) == self._origin:
             with contextlib.suppress(BrokenError):
                 start = response.content or next(self.body(response), b"")
-                detail = self._without_secrets(start[:300].decode(errors="replace").strip())
+                detail = self._login.without_secrets(start[:300].decode(errors="replace").strip())
         code = response.status_code
         raise TransportError(
             f"{self.name} refused to {action}: {code} {detail}. {_advice(code, detail, self.name)}"
         )
-
-    def _without_secrets(self, text: str) -> str:
-        for credential, _ in list(self._credentials.values()):
-            for secret in credential.secrets if credential else ():
-                text = text.replace(secret, "***")
-        return text
 
     @contextlib.contextmanager
     def _in_words(self) -> Iterator[None]:

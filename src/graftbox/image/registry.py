@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 ACCEPT = {"Accept": ", ".join(ACCEPTED)}
 MANY_UNKNOWN = 2
 """Up to so many layers are mounted at once; of more, the registry is first asked which ones it lacks."""
+MOUNT_TRIES = 3
+"""Some registries answer every mount with a server error; an upload is the better use of patience."""
 SPOILT = ("MANIFEST_INVALID", "DIGEST_INVALID")
 """Errors of a manifest that was damaged on the way: ours are valid."""
 
@@ -343,13 +345,19 @@ class RegistryTarget:
 
     def _mount(self, digest: str, repository: str) -> tuple[bool, str | None]:
         """Mounts a blob from another repository; any refusal only means that it must be uploaded."""
-        response = self._connection.request(
-            "POST",
-            f"{self._base}/blobs/uploads/",
-            params={"mount": digest, "from": repository},
-            content=b"",
-            scope=f"repository:{repository}:pull",
-        )
+        from graftbox.image.retry import BrokenError
+
+        try:
+            response = self._connection.request(
+                "POST",
+                f"{self._base}/blobs/uploads/",
+                params={"mount": digest, "from": repository},
+                content=b"",
+                scope=f"repository:{repository}:pull",
+                tries=MOUNT_TRIES,
+            )
+        except BrokenError:
+            return False, None
         if response.status_code == 201:
             return True, None
         if response.status_code == 202 and response.headers.get("Location"):

@@ -173,7 +173,7 @@ def test_a_log_in_is_not_sent_without_tls(tmp_path: Path) -> None:
         headers=Headers.of([(b"WWW-Authenticate", b'Bearer realm="http://auth.example/t"')])
     )
     with pytest.raises(TransportError, match="without TLS"):
-        host._log_in(answer, frozenset({"repository:a:pull"}), None)
+        host._login.renewed(answer, frozenset({"repository:a:pull"}), None)
 
 
 def test_requests_at_one_host_are_limited(server: Server) -> None:
