@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from graftbox import __version__
@@ -28,7 +28,6 @@ ANSWER_LIMIT = 16 << 20
 
 Body = bytes | Callable[[], Iterator[bytes]] | None
 """What a request sends; a function is called anew for each attempt."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
