@@ -194,6 +194,6 @@ def document(data: bytes, media_type: str | None, where: str) -> Document:
     if kind in {OCI_MANIFEST, DOCKER_MANIFEST}:
         config = parsed.get("config")
         config_type = config.get("mediaType") if isinstance(config, dict) else None
-        if config_type not in {OCI_CONFIG, DOCKER_CONFIG, None, ""}:
+        if config_type not in (OCI_CONFIG, DOCKER_CONFIG, None, ""):
             raise UnsupportedError(f"{where} is an artifact of type {config_type!r}, not a container image.")
     return Document(data, kind)

@@ -152,3 +152,10 @@ def test_a_challenge_is_read_whatever_its_spelling() -> None:
     assert found == Challenge("bearer", "https://a/b", "x", ("repository:a:pull", "repository:b:pull"))
     assert Challenge.read("Negotiate") is None
     assert Challenge.read("") is None
+
+
+@pytest.mark.parametrize("kind", [[], {}, 3, "application/vnd.example"])
+def test_a_config_of_an_odd_type_is_no_image(kind: object) -> None:
+    body = {"schemaVersion": 2, "config": {"mediaType": kind}, "layers": []}
+    with registry(lambda _: (200, {}, json.dumps(body).encode())) as address, pytest.raises(GraftboxError):
+        resolve(address)
