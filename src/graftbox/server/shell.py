@@ -30,6 +30,11 @@ from graftbox.server.tmux import Tmux, TmuxError
 READY_SECONDS = 15.0
 BEGIN_SECONDS, SETTLING_SECONDS = 2.0, 0.05
 _FIELDS = 5
+# A pager would wait for a key after every `git log`. Where there is no git, `command -v git` must say so.
+_NO_PAGER = (
+    rb"\builtin type -P git >/dev/null && { \builtin alias git >/dev/null 2>&1 || "
+    rb"\builtin alias git='git --no-pager'; } || \builtin :"
+)
 _SILENT = "The shell no longer reported how its commands end, and was killed"
 
 log = logging.getLogger("graftbox.shell")
@@ -108,7 +113,8 @@ class Shell:
             pane = await self.tmux.open(place, program, self.nonce, self.terms.socket, file, self)
             pane.command(
                 command.number,
-                b"\\builtin set +o history +H; PS1= PS2=; " + self._report_line(b"Z", command.number) + b"\n",
+                b"\\builtin set +o history +H; PS1= PS2=; %s; %s\n"
+                % (_NO_PAGER, self._report_line(b"Z", command.number)),
             )
             async with asyncio.timeout(READY_SECONDS):
                 ended = await command.done

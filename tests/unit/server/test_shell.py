@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -80,6 +81,16 @@ def test_of_megabytes_of_output_the_last_lines_come_back_cut_in_the_middle(clien
 def test_hidden_output_comes_back_whole(client: Any) -> None:
     content = client.run("seq 1 20000", hidden=True)["content"]
     assert content == "\n".join(map(str, range(1, 20_001)))
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_git_asks_for_no_key(client: Any) -> None:
+    made = "git init -q pages && cd pages && seq 500 > a && git add a"
+    try:
+        client.output(f"export GIT_PAGER='read key; cat' && {made}")
+        assert len(client.output("git diff --cached").splitlines()) > 500
+    finally:
+        client.run(f"cd {client.folder}; rm -rf pages; unset GIT_PAGER")
 
 
 def test_binary_output_does_no_harm(client: Any) -> None:
