@@ -25,7 +25,6 @@ from typing import IO
 from graftbox.errors import FormatError, StorageError, VerificationError
 
 CHUNK = 1 << 20
-REMOVAL_TRIES = 10
 WEEK = 7 * 24 * 60 * 60.0
 
 
@@ -68,10 +67,11 @@ def digest_of_file(path: Path) -> str:
 
 def remove_folder(path: Path) -> None:
     """Deletes a folder even while a dying child process still adds files to it."""
-    for _ in range(REMOVAL_TRIES):
-        shutil.rmtree(path, ignore_errors=True)
-        if not path.exists():
-            return
+    gone = path.with_name(f"{path.name}.gone")
+    with contextlib.suppress(OSError):
+        path = path.rename(gone)  # under another name nobody finds it any more
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)  # what was being opened at the first time
 
 
 class Store:
