@@ -24,6 +24,7 @@ COMMANDS = {
     "ps": "graftbox.cli.sandboxes:ps",
     "rm": "graftbox.cli.sandboxes:rm",
     "run": "graftbox.cli.run:run",
+    "sbom": "graftbox.cli.sbom:sbom",
     "stop": "graftbox.cli.sandboxes:stop",
     "tags": "graftbox.cli.tags:tags",
     "verify": "graftbox.cli.verify:verify",

@@ -30,8 +30,8 @@ IN_A_LOG = 15.0
 
 def one(
     base: str, to_repo: str, choice: Choice, store: Store, access: Access, naming: str, as_json: bool
-) -> None:
-    """Grafts one base into a repository and prints the image's name."""
+) -> Outcome:
+    """Grafts one base into a repository, prints the image's name and returns what was done."""
     from graftbox.image.reference import parse
     from graftbox.image.reuse import obtain
     from graftbox.image.tags import repository, repository_for
@@ -48,12 +48,13 @@ def one(
         )
     if as_json:
         click.echo(json.dumps(_facts(outcome)))
-        return
+        return outcome
     click.echo(outcome.image)
     for note in outcome.notes:
         say(note)
     sent = f"{outcome.layers_sent} layers, {outcome.bytes_sent / 1e6:.2f} MB sent"
     click.echo(f"{outcome.digest}  {outcome.status}, {sent}, {outcome.seconds:.3f} s")
+    return outcome
 
 
 def many(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from graftbox.bundle.manifest import BundleManifest
     from graftbox.image.graft import Bundle
     from graftbox.image.place import Report
+    from graftbox.image.reference import Reference
     from graftbox.image.transports import Access
     from graftbox.store import Store
 
@@ -51,6 +53,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="One repository for all bases, or one below REPO for each.",
 )
+@click.option("--attest", is_flag=True, help="Attach provenance and the bundle's SBOM to the pushed image.")
+@click.option(
+    "--sign-with", metavar="PROGRAM", help="Sign the pushed image with cosign, notation or a command."
+)
 @registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def graft(
@@ -66,6 +72,8 @@ def graft(
     jobs: int,
     shard: str,
     naming: str,
+    attest: bool,
+    sign_with: str | None,
     access: Access,
     as_json: bool,
 ) -> None:
@@ -85,6 +93,7 @@ def graft(
     from graftbox.store import Store
 
     store = Store()
+    added = _additions(attest, sign_with, parse(target) if target else None, listed)
     if to_repo or listed:
         from graftbox.cli import batch
 
@@ -96,14 +105,17 @@ def graft(
         if listed is not None:
             sys.exit(batch.many(listed, to_repo, choice, store, access, jobs, shard, naming))
         assert base is not None
-        batch.one(base, to_repo, choice, store, access, naming, as_json)
+        made = batch.one(base, to_repo, choice, store, access, naming, as_json)
+        if added:
+            added(parse(made.image), made.digest, choice.bundles, store, access)
         return
     if base is None or target is None:
         raise click.UsageError("Name BASE and TARGET, or BASE and --to-repo REPO.")
+    chosen = bundles(components, platform, store)
     report = graft_image(
         parse(base),
         parse(target),
-        bundles(components, platform, store),
+        chosen,
         store,
         user=user,
         keep_entrypoint=keep_entrypoint,
@@ -112,7 +124,27 @@ def graft(
         access=access,
         progress=_say,
     )
+    if added:
+        added(parse(target), report.digest, chosen, store, access)
     click.echo(json.dumps(facts(report)) if as_json else in_words(report))
+
+
+def _additions(
+    attest: bool, sign_with: str | None, target: Reference | None, listed: str | None
+) -> Callable[..., object] | None:
+    """What is done to the pushed image; refused before anything is pushed where it cannot be."""
+    if not attest and not sign_with:
+        return None
+    from graftbox.cli import sbom
+    from graftbox.image.reference import Transport
+
+    if listed is not None:
+        raise click.UsageError("--attest and --sign-with are for one image: graft it without --from.")
+    if target is not None and target.transport is not Transport.REGISTRY:
+        raise click.UsageError(f"{target} is not in a registry: only images there are attested and signed.")
+    if sign_with:
+        sbom.signer(sign_with)
+    return functools.partial(sbom.attach, attested=attest, sign_with=sign_with)
 
 
 def _say(line: str) -> None:

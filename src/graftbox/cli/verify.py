@@ -77,6 +77,9 @@ def in_words(verdict: Verdict) -> str:
     lines = [f"{verdict.image}  {verdict.digest}".rstrip()]
     for checked in verdict.platforms:
         lines += _platform(checked)
+    for one in verdict.attached:
+        said = one.problem or ("right" if one.checked else "not checked by graftbox")
+        lines.append(f"  attached: {one.artifact_type or 'an artifact'} {one.digest[:19]}: {said}")
     lines += [f"  {difference}" for difference in verdict.differences]
     lines += [f"  note: {note}" for note in verdict.notes]
     count = len(verdict.all_differences)

@@ -21,6 +21,8 @@ from graftbox.errors import (
     UnsupportedError,
     VerificationError,
 )
+from graftbox.image.attestation import Attached
+from graftbox.image.attestation import check as check_attached
 from graftbox.image.blob import Blob, Sized, Source
 from graftbox.image.claim import Claim, base_image, pushed_bundle, recorded_base
 from graftbox.image.difference import Difference, between_bytes, between_images
@@ -68,11 +70,14 @@ class Verdict:
     digest: str
     platforms: tuple[Checked, ...] = ()
     differences: tuple[Difference, ...] = ()
+    attached: tuple[Attached, ...] = ()
+    """Artifacts that the registry has for this image."""
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def all_differences(self) -> list[Difference]:
-        return [*self.differences, *(d for checked in self.platforms for d in checked.differences)]
+        wrong = [Difference(f"attached {one.digest}", one.problem) for one in self.attached if one.problem]
+        return [*self.differences, *(d for one in self.platforms for d in one.differences), *wrong]
 
     @property
     def ok(self) -> bool:
@@ -119,13 +124,22 @@ def verify(question: Question) -> Verdict:
         # An engine knows no manifests: there the config's digest is the image's ID.
         digest = top.config.digest if source.synthetic else top.digest
         if not top.is_index:
-            return Verdict(name, digest, (_checked(question, source, top, None),))
+            checked = [_checked(question, source, top, None)]
+            return Verdict(name, digest, tuple(checked), attached=_attached(question, top, checked))
         found = [_checked_child(question, source, child, platform) for platform, child in children]
         checked = [one for one, _ in found]
         differences, notes = _check_index(question, top, checked, [manifest for _, manifest in found])
-        return Verdict(name, digest, tuple(checked), tuple(differences), tuple(notes))
+        attached = _attached(question, top, checked)
+        return Verdict(name, digest, tuple(checked), tuple(differences), attached, tuple(notes))
     finally:
         source.close()
+
+
+def _attached(question: Question, top: Document, checked: Sequence[Checked]) -> tuple[Attached, ...]:
+    if question.image.transport is not Transport.REGISTRY:
+        return ()
+    subjects = {one.digest: {"base": one.base_digest or "", "bundle": one.bundle} for one in checked}
+    return tuple(check_attached(question.image.image_name, {top.digest: {}, **subjects}, question.access))
 
 
 def _checked_child(

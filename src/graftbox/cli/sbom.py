@@ -1,0 +1,108 @@
+"""``graftbox sbom``: what the bundle is made of, as CycloneDX; and what ``--attest`` attaches to images."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from graftbox.cli.bundle import choice
+
+if TYPE_CHECKING:
+    from graftbox.image.attestation import Sbom
+    from graftbox.image.graft import Bundle
+    from graftbox.image.reference import Reference
+    from graftbox.image.transports import Access
+    from graftbox.store import Store
+
+SIGNERS = {"cosign": ("sign", "--yes"), "notation": ("sign",)}
+"""What a signing program is called with if only its name is given; the image's name follows."""
+
+
+@click.command()
+@choice
+def sbom(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bool) -> None:
+    """Print the packages that the bundle consists of, with versions, hashes and licences (CycloneDX JSON)."""
+    from graftbox.bundle.build import Job
+    from graftbox.bundle.recipe import Recipe
+    from graftbox.bundle.sbom import sbom as make
+    from graftbox.errors import NotFoundError
+    from graftbox.store import Store
+
+    job = Job.of(Recipe.find(recipe), arch, components, Store())
+    made = job.found()
+    if made is None:
+        raise NotFoundError(
+            "This bundle is not built yet. Run `graftbox bundle build` with the same options."
+        )
+    click.echo(make(made, job.lock, job.store), nl=False)
+
+
+def sboms(store: Store) -> Sbom:
+    """Makes the SBOM of a bundle of the built-in recipe that is built here."""
+    from graftbox.bundle.build import current
+    from graftbox.bundle.lock import Lock
+    from graftbox.bundle.recipe import Recipe
+    from graftbox.bundle.sbom import sbom as make
+    from graftbox.errors import NotFoundError
+
+    made: dict[str, bytes] = {}
+
+    def of(bundle: Bundle) -> bytes:
+        if bundle.digest not in made:
+            manifest = current(bundle.arch, bundle.components, store)
+            if manifest is None or manifest.digest != bundle.digest:
+                raise NotFoundError(f"The bundle {bundle.digest} is not built here any more.")
+            made[bundle.digest] = make(manifest, Lock.of(Recipe.builtin()), store)
+        return made[bundle.digest]
+
+    return of
+
+
+def attach(
+    image: Reference,
+    digest: str,
+    bundles: Mapping[str, Bundle],
+    store: Store,
+    access: Access,
+    attested: bool,
+    sign_with: str | None,
+) -> list[str]:
+    """What ``graft`` adds to a pushed image: attestations, a signature; returns the former's digests."""
+    from graftbox.image.attestation import attest
+
+    made = attest(image, digest, bundles, sboms(store), access) if attested else []
+    if sign_with:
+        name = image.image_name
+        sign(f"{name.host}/{name.repository}@{digest}", sign_with)
+    return made
+
+
+def signer(text: str) -> list[str]:
+    """The command that signs; `UnsupportedError` if its program is not installed."""
+    from graftbox.errors import UnsupportedError, UsageError
+
+    words = shlex.split(text)
+    if not words:
+        raise UsageError("--sign-with needs a program, such as cosign or notation.")
+    if shutil.which(words[0]) is None:
+        raise UnsupportedError(
+            f"The program {words[0]} is not installed here, so nothing was signed. Install it, or leave "
+            "--sign-with out."
+        )
+    return [*words, *(SIGNERS.get(words[0], ()) if len(words) == 1 else ())]
+
+
+def sign(image: str, text: str) -> None:
+    """Runs a signing program on ``HOST/NAME@DIGEST``; its own output goes to standard error."""
+    from graftbox.errors import TransportError
+
+    command = [*signer(text), image]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    click.echo(done.stdout, err=True, nl=False)
+    if done.returncode:
+        raise TransportError(f"{image} was made but not signed: {command[0]} ended with {done.returncode}.")
