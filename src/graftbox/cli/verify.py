@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -37,16 +38,17 @@ def verify(
     from graftbox.store import Store
 
     store = Store()
-    question = Question(
-        parse(image),
-        known_bundles(store),
-        store,
-        base=parse(base) if base else None,
-        bundle=parse(bundle) if bundle else None,
-        layers=layers,
-        access=access,
-    )
-    verdict = check(question)
+    with access.shared(parallel=4) as registries:
+        question = Question(
+            parse(image),
+            known_bundles(store),
+            store,
+            base=parse(base) if base else None,
+            bundle=parse(bundle) if bundle else None,
+            layers=layers,
+            access=replace(access, registries=registries),
+        )
+        verdict = check(question)
     click.echo(json.dumps(verdict.facts()) if as_json else in_words(verdict))
     sys.exit(0 if verdict.ok else 1)
 
