@@ -28,7 +28,7 @@ FREE = 256 * 1024 * 1024
 """Bytes that an archive of any size may unpack to."""
 DEEPEST = 200
 _PIECE = 256 * 1024
-_LONGEST_LINK = 4096
+_LONGEST_LINK, _LONGEST_NAME = 4096, 255
 
 
 def refused(name: str, reason: str) -> HTTPError:
@@ -46,8 +46,8 @@ class Staging:
     links: set[PurePosixPath] = field(default_factory=set)
     folders: list[tuple[Path, int | None, float | None]] = field(default_factory=list)
 
-    def place(self, name: str) -> Path:
-        """Where the member goes; its parents exist afterwards."""
+    def place(self, name: str, folder: bool = False) -> Path:
+        """Where the member goes, a folder or something else; its parents exist afterwards."""
         self.count += 1
         if self.count > MAX_MEMBERS:
             raise HTTPError(413, f"The archive has more than {MAX_MEMBERS} members. Send it in parts.")
@@ -56,6 +56,8 @@ class Staging:
             raise refused(name, "leads out of the folder")
         if len(path.parts) > DEEPEST:
             raise refused(name[:100], f"is nested more than {DEEPEST} folders deep")
+        if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+            raise refused(name[:100], f"has a part of more than {_LONGEST_NAME} bytes")
         if self.links.intersection(path.parents) or (path in self.links):
             raise refused(name, "lies behind or replaces a link of the same archive")
         place = self.root / path
@@ -63,12 +65,13 @@ class Staging:
             place.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise refused(name, "lies below a file of the same archive") from error
-        if place != self.root and place.is_dir() and not name.endswith("/"):
-            raise refused(name, "replaces a folder of the same archive")
+        if not folder and place.is_dir():
+            is_root = place == self.root
+            raise refused(name, "has no name" if is_root else "replaces a folder of the same archive")
         return place
 
     def folder(self, name: str, mode: int | None, modified: float | None) -> None:
-        place = self.place(name.rstrip("/") + "/")
+        place = self.place(name, folder=True)
         if place.exists() and not place.is_dir():
             raise refused(name, "replaces a file of the same archive")
         place.mkdir(exist_ok=True)
@@ -266,7 +269,8 @@ def _take_zipped(archive: Any, info: Any, staging: Staging) -> None:
     mode = info.external_attr >> 16 if info.create_system == 3 else 0
     bits = stat.S_IMODE(mode) or None
     modified = time.mktime((*info.date_time, 0, 0, -1))
-    if info.is_dir():
+    # `ZipInfo.is_dir` may fail for an empty name.
+    if info.filename.endswith("/"):
         staging.folder(info.filename, bits, modified)
     elif stat.S_ISLNK(mode):
         with archive.open(info) as content:

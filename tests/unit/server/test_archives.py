@@ -158,6 +158,11 @@ def test_what_leads_out_of_the_folder_is_refused_by_name(
         tarred(("d", None), kind=tarfile.FIFOTYPE),
         tarred(("f", b""), ("f/x", b"")),
         tarred(("/".join("d" * 300), b"")),
+        tarred(("f" * 256, b"")),
+        tarred(("f/" + "ü" * 128, b"")),
+        tarred(("", b"")),
+        tarred((".", b"")),
+        tarred(("./", "d")),
         tarred(("f", b"whole"))[:700],
         b"no archive at all" * 100,
     ],
@@ -168,6 +173,13 @@ def test_a_bad_member_or_a_broken_archive_leaves_nothing(tmp_path: Path, data: b
         unpack(data, "tar", tmp_path)
     assert refusal.value.status == 400
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "./."])
+def test_a_zipped_file_without_a_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(HTTPError, match="has no name"):
+        unpack(zipped((name, b"evil")), "zip", tmp_path / "target")
+    assert list(tmp_path.iterdir()) == []
 
 
 WHOLE = {
