@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from graftbox.image.blob import Blob
 from graftbox.image.graft import Bundle, BundleLayer
@@ -28,6 +30,15 @@ from graftbox.image.manifest import (
     serialise,
 )
 from graftbox.store import Store, digest_of
+
+# A run finds what the run before found, however busy the machine; who asks for more gets other examples.
+settings.register_profile(
+    "graftbox",
+    derandomize=not any(name.startswith("GRAFTBOX_FUZZ_") for name in os.environ),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("graftbox")
 
 Member = bytes | str | tarfile.TarInfo
 """A file's content; ``-> target`` a symbolic link, ``=> target`` a hard one, ``/`` a folder; or anything."""
