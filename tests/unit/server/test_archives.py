@@ -321,6 +321,12 @@ def test_an_uploaded_file_arrives_whole_and_alone(client: Any, tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["evil", "f.bin"]
 
 
+def test_what_can_not_be_written_is_named(client: Any, tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    status, answer = upload(client, "f", b"x", f"destination={tmp_path}")
+    assert (status, answer["detail"]) == (409, f"{tmp_path}/f: It is a folder.")
+
+
 def test_an_uploaded_zip_is_unpacked_or_refused(client: Any, tmp_path: Path) -> None:
     query = f"destination={tmp_path}/t&recursive=true"
     assert upload(client, "x.zip", zipped(("d/f", b"x")), query)[0] == 200

@@ -146,7 +146,7 @@ async def upload_file(request: Request) -> Response:
     if recursive and not packed:
         raise HTTPError(400, "Recursive uploads must be zip files")
     identity = request.sandbox.identity
-    with told(folder):
+    with told(folder if packed else folder / name):
         if packed:
             await _unpack_spooled(form.content(), folder, identity)
         else:
