@@ -198,6 +198,11 @@ class Scenario:
             "mkdir repo && cd repo && git init -q && echo one > a.txt && git add . && git commit -qm first"
         )
         self.said("echo two > a.txt && echo new > b.txt && cd ..")
+        # Debian's pager, where there is no less, waits for a key at the end of any output.
+        self.said("seq 500 > repo/c.txt && git -C repo add c.txt")
+        assert self.said("git -C repo diff --cached").endswith("+500")
+        assert "first" in self.said("git -C repo log")
+        self.said("git -C repo rm -qf c.txt")
         changes = self.runtime.get_git_changes(f"{self.folder}/repo")
         # Without a remote they compare with nothing.
         assert sorted((c["path"], c["status"]) for c in changes) == [("a.txt", "A"), ("b.txt", "A")], changes
@@ -233,10 +238,31 @@ class Scenario:
         action = MCPAction(name="shout", arguments={"text": "hi"})
         observation = asyncio.run(self.runtime.call_tool_mcp(action))
         assert "HI" in observation.content, observation
+        # With more than one server, their names come before those of the tools.
+        self.runtime.get_mcp_config([MCPStdioServerConfig(name="other", command="python3", args=server.args)])
+        for name in ("echo_shout", "other_shout"):
+            observation = asyncio.run(
+                self.runtime.call_tool_mcp(MCPAction(name=name, arguments={"text": "yo"}))
+            )
+            assert "YO" in observation.content, observation
 
     def t22_a_browser_that_is_not_there_is_refused_in_their_words(self) -> None:
         observation = self.runtime.run_action(BrowseURLAction(url="http://localhost:1/"))
         assert "Browser functionality is not supported or disabled." in observation.content, observation
+
+    def t23_microagents_of_a_repository_are_loaded(self) -> None:
+        agent = "---\nname: n\ntype: knowledge\nagent: CodeActAgent\ntriggers:\n- test\n---\n\nGuidelines"
+        folder = f"{self.folder}/project/.openhands/microagents"
+        for name, content in (("knowledge/known.md", agent), ("repo.md", "Instructions")):
+            self.runtime.run_action(FileWriteAction(path=f"{folder}/{name}", content=content))
+        found = self.runtime.get_microagents_from_selected_repo("somebody/project")
+        assert {"knowledge/known", "repo"} <= {each.name for each in found}, found
+
+    def t24_a_setup_script_is_run_for_as_long_as_it_takes(self) -> None:
+        script = FileWriteAction(path=".openhands/setup.sh", content="sleep 2; export SET=up; touch made")
+        self.runtime.run_action(script)
+        self.runtime.maybe_run_setup_script()
+        assert self.said("ls made && echo $SET") == "made\nup"
 
     def t30_a_shell_that_ends_is_not_the_end(self) -> None:
         self.run("exit 3", timeout=10)
