@@ -7,12 +7,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+SECONDS = 60
+"""How long tests wait for what happens soon, unless the machine is very busy."""
 SOURCE = Path(__file__).parents[3] / "src"
 
 
@@ -20,7 +23,7 @@ class Client:
     """One connection to one server; `ask` returns status and decoded JSON."""
 
     def __init__(self, port: int, folder: Path, process: subprocess.Popen[str]) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
         self.port, self.folder, self.process = port, folder, process
 
     def ask(
@@ -41,6 +44,16 @@ class Client:
     def run(self, command: str, timeout: float | None = 30, **args: object) -> Any:
         return self.act("run", timeout, command=command, **args)
 
+    def begin(self, command: str, shown: str) -> str:
+        """Starts a command that goes on; all that it printed, once ``shown`` is part of it."""
+        said = ""
+        while shown not in said:
+            answer = self.run(command, timeout=0.2)
+            assert answer["extras"]["metadata"]["exit_code"] == -1, answer
+            said = f"{said}\n{answer['content']}".strip("\n")
+            command = ""
+        return said
+
     def output(self, command: str) -> str:
         answer = self.run(command)
         assert answer["extras"]["metadata"]["exit_code"] == 0, answer
@@ -52,6 +65,22 @@ class Client:
         code = self.run(command)["extras"]["metadata"]["exit_code"]
         assert isinstance(code, int)
         return code
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs: what nobody has reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Waits for something that happens soon."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
 
 
 def plain_environment(folder: Path) -> dict[str, str]:
@@ -91,7 +120,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         client.connection.close()
         if client.process.returncode is None:
             client.process.terminate()
-            assert client.process.wait(20) == 0
+            assert client.process.wait(SECONDS) == 0
         assert client.process.stderr is not None
         client.process.stderr.close()
 

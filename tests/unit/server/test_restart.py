@@ -7,12 +7,12 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.server.conftest import alive, until
 
 
 @pytest.fixture
@@ -42,13 +42,6 @@ def kill(server: Any) -> None:
     server.process.wait()
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def metadata(answer: Any) -> Any:
     return answer["extras"]["metadata"]
 
@@ -67,7 +60,7 @@ def test_reading_on_after_a_restart_gives_what_was_not_yet_told(restarted: Any) 
     first = restarted()
     go = first.folder / "go"
     wait = f"until test -e {go}; do sleep 0.05; done"
-    assert first.run(f"echo before; {wait}; seq 1 100000; (exit 3)", timeout=0.3)["content"] == "before"
+    assert first.begin(f"echo before; {wait}; seq 1 100000; (exit 3)", "before") == "before"
     kill(first)
     go.touch()
     answer = restarted().run("", hidden=True, blocking=True)
@@ -77,7 +70,7 @@ def test_reading_on_after_a_restart_gives_what_was_not_yet_told(restarted: Any) 
 
 def test_control_c_reaches_a_command_of_the_server_before(restarted: Any) -> None:
     first = restarted()
-    first.run("sleep 300", timeout=0.3)
+    first.begin("echo begun; sleep 300", "begun")
     kill(first)
     second = restarted()
     assert metadata(second.run("C-c", is_input=True))["exit_code"] == 130
@@ -87,10 +80,11 @@ def test_control_c_reaches_a_command_of_the_server_before(restarted: Any) -> Non
 def test_a_shell_that_ended_while_no_server_was_there_says_so(restarted: Any) -> None:
     first = restarted()
     go = first.folder / "go"
-    first.run(f"until test -e {go}; do sleep 0.05; done; echo last words; exit 5", timeout=0.3)
+    pid = int(first.output("echo $$"))
+    first.begin(f"echo begun; until test -e {go}; do sleep 0.05; done; echo last words; exit 5", "begun")
     kill(first)
     go.touch()
-    time.sleep(0.4)
+    until(lambda: not alive(pid))
     second = restarted()
     answer = second.run("", blocking=True)
     assert answer["content"] == "last words\nexit"
@@ -100,27 +94,30 @@ def test_a_shell_that_ended_while_no_server_was_there_says_so(restarted: Any) ->
 
 def test_many_kills_in_a_row_lose_nothing_of_one_command(restarted: Any) -> None:
     server = restarted()
-    server.run("for i in {1..300}; do echo line $i; sleep 0.01; done", timeout=0.1)
-    said = ""
+    go = server.folder / "go"
+    said = server.begin(
+        f"i=0; until test -e {go}; do echo line $((++i)); sleep 0.01; done; echo end", "line 1"
+    )
     for _ in range(4):
         kill(server)
         server = restarted()
-        said += server.run("", timeout=0.2, hidden=True)["content"] + "\n"
-    answer = server.run("", blocking=True, hidden=True)
+        said += "\n" + server.run("", timeout=0.2, hidden=True)["content"]
+    kill(server)
+    go.touch()
+    answer = restarted().run("", blocking=True, hidden=True)
     assert metadata(answer)["exit_code"] == 0
-    numbers = [int(number) for number in re.findall(r"line (\d+)", said + answer["content"])]
-    assert numbers == list(range(numbers[0], 301))
+    said += "\n" + answer["content"]
+    numbers = [int(number) for number in re.findall(r"line (\d+)", said)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert said.endswith(f"line {numbers[-1]}\nend")
 
 
 def test_a_server_stopped_in_order_leaves_nothing_for_the_next(restarted: Any) -> None:
     first = restarted()
     pid = first.output("echo $$")
     first.process.terminate()
-    assert first.process.wait(10) == 0
-    deadline = time.monotonic() + 2
-    while alive(int(pid)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not alive(int(pid))
+    assert first.process.wait(60) == 0
+    until(lambda: not alive(int(pid)))
     assert restarted().output("echo $$") != pid
 
 
@@ -130,15 +127,11 @@ def test_people_see_the_session_in_tmux(restarted: Any) -> None:
     place = re.search(r"-S (\S+)", tmux)
     assert place is not None
     server.run("echo hello people")
-    deadline = time.monotonic() + 5
-    shown = ""
-    while "hello people" not in shown and time.monotonic() < deadline:
-        words = ["tmux", "-S", place[1], "capture-pane", "-p"]
-        shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    assert "hello people" in shown
-    server.run("cat", timeout=0.3)
+    words = ["tmux", "-S", place[1], "capture-pane", "-p"]
+    until(lambda: "hello people" in subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    server.begin("echo begun; cat", "begun")
     subprocess.run(["tmux", "-S", place[1], "send-keys", "typed by hand", "Enter"], check=True)
-    assert server.run("", timeout=0.5)["content"] == "typed by hand\ntyped by hand"
+    assert server.begin("", "hand\ntyped by hand") == "typed by hand\ntyped by hand"
 
 
 def test_a_session_whose_shell_is_dead_keeps_its_folder_over_a_restart(restarted: Any) -> None:
@@ -152,7 +145,7 @@ def test_a_session_whose_shell_is_dead_keeps_its_folder_over_a_restart(restarted
     keeper = second.output("echo $PPID")
     kill(second)
     os.kill(int(keeper), signal.SIGKILL)
-    time.sleep(0.2)
+    until(lambda: not alive(int(keeper)))
     answer = restarted().run("pwd")
     assert answer["content"] == "/usr"
     assert "terminal of the shell was killed" in metadata(answer)["prefix"]
@@ -168,8 +161,5 @@ def test_shells_that_no_server_will_ask_for_are_ended_by_any_other(start: Any) -
     assert alive(keeper)
     os.utime(folder, (0, 0))
     assert start().output("echo fine") == "fine"
-    deadline = time.monotonic() + 5
-    while alive(keeper) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not alive(keeper)
-    assert not folder.exists()
+    until(lambda: not alive(keeper))
+    until(lambda: not folder.exists())
