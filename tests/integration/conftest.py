@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -40,10 +41,12 @@ def program(name: str, package: str | None = None) -> str:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback interface that nothing listens on, and that no client is given either."""
+    while True:
+        port = random.randrange(20000, 30000)  # below the range of /proc/sys/net/ipv4/ip_local_port_range
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager

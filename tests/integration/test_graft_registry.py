@@ -177,10 +177,3 @@ def test_a_registry_with_a_password(
         (tmp_path / "config.json").write_text(json.dumps({"auths": {private.address: {"auth": auth}}}))
         report = run(f"oci:{layout.folder}:base", target, store, bundle)
         assert run(target, f"{private.address}/again:1", store, bundle).digest == report.digest
-
-
-def test_a_graft_takes_milliseconds(pushed: str, repository: str, store: Store, bundle: Bundle) -> None:
-    run(pushed, f"{repository}/warm:1", store, bundle)
-    times = sorted(run(pushed, f"{repository}/run{n}:1", store, bundle).seconds for n in range(9))
-    # The target is 50 ms on an idle machine (benchmarks); tests share theirs.
-    assert times[0] < 0.1, times

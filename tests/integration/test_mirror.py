@@ -46,7 +46,7 @@ def mirroring(folder: Path, *names: str, **env: str) -> Iterator[str]:
     def ready() -> bool:
         try:
             return httpx2.get(f"http://{address}/v2/", trust_env=False).is_success
-        except httpx2.ConnectError:
+        except httpx2.TransportError:
             return False
 
     with started([*command, *options], log, ready, 60, env={**os.environ, **env}) as process:

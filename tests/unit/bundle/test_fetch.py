@@ -284,7 +284,7 @@ def test_ctrl_c_keeps_what_has_arrived_and_the_next_run_goes_on(
     archive: Any, store: Store, tmp_path: Path
 ) -> None:
     package = big(archive)
-    archive.site.trickle = 0.01
+    archive.site.trickle = 0.05
     part = store.root / "tmp" / f"{package.sha256}.part"
     with process(archive, store, [package]) as running:
         wait_for(lambda: part.exists() and part.stat().st_size > 0)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 from graftbox.sandbox.process import ProcessId
 
@@ -45,10 +44,8 @@ def test_a_process_that_ignores_the_request_is_killed() -> None:
     process.stdout.readline()
     known = ProcessId.of(process.pid)
     assert known is not None
-    started = time.monotonic()
     known.end(0.1)
     assert process.wait() == -signal.SIGKILL
-    assert time.monotonic() - started < 5
     process.stdout.close()
 
 
