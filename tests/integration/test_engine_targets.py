@@ -14,10 +14,14 @@ import pytest
 from tests.integration.conftest import missing, program, started
 
 from graftbox.errors import NotFoundError, UnsupportedError
+from graftbox.image import daemon_batch
 from graftbox.image.graft import SERVER, Bundle
 from graftbox.image.place import Report, graft_image
 from graftbox.image.platforms import machine_architecture
-from graftbox.image.reference import parse
+from graftbox.image.reference import image_name, parse
+from graftbox.image.reuse import Outcome
+from graftbox.image.tags import Choice
+from graftbox.image.transports import Access
 from graftbox.image.verify import Question, verify
 from graftbox.store import Store
 
@@ -187,6 +191,49 @@ def test_containerds_namespaces_are_told_apart(
     with pytest.raises(NotFoundError, match=r"containerd:\[k8s.io\]"):
         graft("containerd:graft-test/other:1", f"oci:{tmp_path / 'out'}:run")
     graft("containerd:[k8s.io]graft-test/other:1", f"oci:{tmp_path / 'out'}:run")
+
+
+@pytest.fixture
+def docker_bases(dockerd: Any, tmp_path: Path, tar_of: Callable[..., bytes]) -> Iterator[list[str]]:
+    """Five base images that exist in the daemon only."""
+    names = [f"graft-test/many:{number}" for number in range(5)]
+    for number, name in enumerate(names):
+        (tmp_path / "base.tar").write_bytes(tar_of({"etc/name": str(number).encode()}))
+        dockerd("import", "--change", "USER 7", str(tmp_path / "base.tar"), name)
+    yield names
+    left = dockerd("images", "--format", "{{.Repository}}:{{.Tag}}", "graft-test/*").split()
+    dockerd("rmi", "--force", *left)
+
+
+def test_many_images_go_into_docker_in_one_stream(
+    docker_bases: list[str], dockerd: Any, store: Store, own_bundle: Bundle, proved: Callable[..., bool]
+) -> None:
+    choice = Choice({machine_architecture(): own_bundle})
+    repository = image_name("graft-test/runs")
+
+    def load(bases: list[str]) -> list[Outcome]:
+        return list(daemon_batch.load(bases, repository, choice, store, Access()))
+
+    made = load([*docker_bases, "graft-test/nothing:1", "no name"])
+    assert sorted(one.status for one in made) == ["failed"] * 2 + ["made"] * 5
+    assert sum(one.bytes_sent for one in made) == sum(layer.size for layer in own_bundle.layers), (
+        "each layer once"
+    )
+    for one in made:
+        if one.status == "made":
+            assert dockerd("image", "inspect", "--format", "{{.Id}}", one.image) == one.digest
+            assert all(
+                dockerd("image", "inspect", "--format", "{{.Id}}", f"graft-test/runs:{tag}")
+                for tag in one.tags
+            )
+    assert proved(f"docker-daemon:{made[2].image}", layers=True)
+    again = load(docker_bases)
+    assert {one.status for one in again} == {"present"}
+    assert {one.digest for one in again} == {one.digest for one in made if one.digest}
+    other = Choice(choice.bundles, user="8")
+    renamed = list(daemon_batch.load(docker_bases, repository, other, store, Access()))
+    assert {one.status for one in renamed} == {"made"}
+    assert sum(one.bytes_sent for one in renamed) == 0, "all layers are there"
 
 
 def test_without_their_programs_the_message_says_what_to_do(

@@ -99,6 +99,23 @@ def many(
     return 1 if tally.count["failed"] else 0
 
 
+def into_docker(listed: str, repository: str, choice: Choice, store: Store, access: Access) -> int:
+    """Grafts a list of bases into the Docker daemon; one JSON object a line. Returns the exit code."""
+    from graftbox.image import batch, daemon_batch
+    from graftbox.image.tags import repository as parsed
+
+    target, tally = parsed(repository), batch.Tally()
+    with _opened(listed) as lines:
+        bases = batch.bases(lines, batch.Shard())
+        for outcome in daemon_batch.load(bases, target, choice, store, access):
+            tally.add(outcome)
+            sys.stdout.write(json.dumps(_facts(outcome)) + "\n")
+            sys.stdout.flush()
+    for line in tally.summary():
+        say(line)
+    return 1 if tally.count["failed"] else 0
+
+
 @contextlib.contextmanager
 def _opened(listed: str) -> Iterator[IO[str]]:
     if listed == "-":

@@ -85,7 +85,8 @@ def graft(
 
     With --to-repo, the result gets three tags made of what it consists of (see graftbox tags), and is not
     made again if it is there. With --from, thousands of bases are dealt with in one run: one JSON object a
-    line on standard output for each; the same command again goes on where it was interrupted.
+    line on standard output for each; the same command again goes on where it was interrupted. With --to-repo
+    docker-daemon:NAME, the bases of the list are Docker's own and the results go there, in few streams.
     """
     from graftbox.image.place import graft_image
     from graftbox.image.reference import parse
@@ -102,6 +103,9 @@ def graft(
                 "Write: graft BASE TARGET, graft BASE --to-repo REPO, or graft --from FILE --to-repo REPO."
             )
         choice = Choice(bundles(components, platform, store), user, keep_entrypoint, platform)
+        docker = "docker-daemon:"
+        if listed is not None and to_repo.startswith(docker):
+            sys.exit(batch.into_docker(listed, to_repo.removeprefix(docker), choice, store, access))
         if listed is not None:
             sys.exit(batch.many(listed, to_repo, choice, store, access, jobs, shard, naming))
         assert base is not None
