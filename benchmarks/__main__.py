@@ -1,34 +1,132 @@
 """Measures everything in one run and prints Markdown tables; ``--readme`` also writes them into README.md.
 
-python -m benchmarks [--readme] [build] [imports] [files] [mcp] [shell] [kernel] [graft] [mirror] [server]
+python -m benchmarks [--readme] [SECTION ...]
 """
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from demo import debian_base
 from tests.integration.conftest import running_docker, running_registry
 
-from benchmarks import build, files, graft, imports, kernel, mcp, mirror, server, shell
+from benchmarks import (
+    build,
+    files,
+    graft,
+    imports,
+    jobs,
+    kernel,
+    mcp,
+    mirror,
+    model,
+    registry,
+    server,
+    shell,
+)
 from benchmarks.measure import Figure, table
 from graftbox.bundle import build as bundle_build
 from graftbox.bundle import tree
 from graftbox.store import Store
 
 README = Path(__file__).parent.parent / "README.md"
-SECTIONS = ["build", "imports", "files", "mcp", "shell", "kernel", "graft", "mirror", "server"]
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+IMAGE = "graftbox-bench-base:1"
+
+
+class Machine:
+    """What sections measure with, made when the first one needs it and kept until the end of the run."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self._folder, self._stack = folder, stack
+
+    @cached_property
+    def unpacked(self) -> Path:
+        """The folder with the bundle's ``openhands/``."""
+        manifest = bundle_build.current()
+        assert manifest is not None, "build the bundle first"
+        return tree.unpacked(manifest, Store())
+
+    @cached_property
+    def port(self) -> int:
+        """Where a server of this source tree listens, open to all."""
+        return self._stack.enter_context(jobs.serving())
+
+    @cached_property
+    def base(self) -> Path:
+        """An OCI layout with a small Debian as ``latest``."""
+        debian_base.make(self._folder, ARCHITECTURES[platform.machine()])
+        return self._folder / "base"
+
+    @cached_property
+    def tagged(self) -> Path:
+        """The image in that layout, as ``DIR:TAG``."""
+        return self.base.with_name("base:latest")
+
+    @cached_property
+    def registry(self) -> str:
+        """``host:port`` of a registry; a Docker daemon runs beside it."""
+        self._stack.enter_context(running_docker())
+        return self._stack.enter_context(running_registry(self._folder / "registry")).address
+
+    @cached_property
+    def image(self) -> str:
+        """The name under which the Docker daemon has that base."""
+        assert self.registry
+        archive = self._folder / "base.tar"
+        words = ["skopeo", "copy", "-q", f"oci:{self.tagged}", f"docker-archive:{archive}:{IMAGE}"]
+        subprocess.run(words, check=True)
+        subprocess.run(["docker", "load", "-q", "-i", archive], check=True, stdout=sys.stderr)
+        self._stack.callback(subprocess.run, ["docker", "rmi", "-f", IMAGE], stdout=sys.stderr)
+        return IMAGE
+
+    @cached_property
+    def model(self) -> Path:
+        """The virtual environment with the model's package; raises `LookupError` where there is none."""
+        if not (model.ENVIRONMENT / "bin/python").exists():
+            raise LookupError(f"{model.ENVIRONMENT}, which tests/integration/openhands/install.sh makes")
+        return model.ENVIRONMENT
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: the function that measures it is called with what it needs of `Machine`, in this order."""
+
+    title: str
+    needs: tuple[str, ...]
+    figures: Callable[..., list[Figure]]
+
+
+SECTIONS = {
+    "build": Section("Building the bundle", (), build.figures),
+    "imports": Section("Starting the server", ("unpacked",), imports.figures),
+    "files": Section("Reading and writing files", ("unpacked",), files.figures),
+    "mcp": Section("The sandbox as an MCP server", ("unpacked",), mcp.figures),
+    "shell": Section("The shell", ("unpacked",), shell.figures),
+    "kernel": Section("Cells", ("unpacked",), kernel.figures),
+    "jobs": Section("Background commands", ("port",), jobs.figures),
+    "model": Section("Beside the model's server", ("unpacked", "model"), model.figures),
+    "graft": Section("Adding it to an image", ("registry", "base"), graft.figures),
+    "mirror": Section("Pulling through the mirror", ("registry", "tagged"), mirror.figures),
+    "server": Section("Running it", ("unpacked", "image"), server.figures),
+    # The last one: it wraps the HTTP library's sockets.
+    "registry": Section("Grafting in a registry", (), registry.figures),
+}
 
 
 def main(arguments: list[str]) -> None:
-    names = [name for name in arguments if not name.startswith("-")] or SECTIONS
+    names = [name for name in arguments if not name.startswith("-")] or list(SECTIONS)
+    if unknown := set(names) - set(SECTIONS):
+        sys.exit(f"no section is called {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     tables = []
     for title, figures in _measured(names):
         tables.append(table(title, figures))
@@ -44,46 +142,17 @@ def main(arguments: list[str]) -> None:
 
 
 def _measured(names: list[str]) -> Iterator[tuple[str, list[Figure]]]:
-    with tempfile.TemporaryDirectory(prefix="graftbox-bench-") as name:
-        folder = Path(name)
-        if "build" in names:
-            yield "Building the bundle", build.figures()
-        manifest = bundle_build.current()
-        assert manifest is not None, "build the bundle first"
-        unpacked = tree.unpacked(manifest, Store())
-        if "imports" in names:
-            yield "Starting the server", imports.figures(unpacked)
-        if "files" in names:
-            yield "Reading and writing files", files.figures(unpacked)
-        if "mcp" in names:
-            yield "The sandbox as an MCP server", mcp.figures(unpacked)
-        if "shell" in names:
-            yield "The shell", shell.figures(unpacked)
-        if "kernel" in names:
-            yield "Cells", kernel.figures(unpacked)
-        if not {"graft", "mirror", "server"} & set(names):
-            return
-        debian_base.make(folder, ARCHITECTURES[platform.machine()])
-        with running_docker(), running_registry(folder / "registry") as registry:
-            if "graft" in names:
-                yield "Adding it to an image", graft.figures(registry.address, folder / "base")
-            if "mirror" in names:
-                yield "Pulling through the mirror", mirror.figures(registry.address, folder / "base:latest")
-            if "server" in names:
-                image = "graftbox-bench-base:1"
-                copy = [
-                    "skopeo",
-                    "copy",
-                    "-q",
-                    f"oci:{folder}/base:latest",
-                    f"docker-archive:{folder}/base.tar:{image}",
-                ]
-                subprocess.run(copy, check=True)
-                subprocess.run(
-                    ["docker", "load", "-q", "-i", folder / "base.tar"], check=True, stdout=sys.stderr
-                )
-                yield "Running it", server.figures(unpacked, image)
-                subprocess.run(["docker", "rmi", "-f", image], check=True, stdout=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="graftbox-bench-") as name, contextlib.ExitStack() as stack:
+        machine = Machine(Path(name), stack)
+        for key, section in SECTIONS.items():
+            if key not in names:
+                continue
+            try:
+                needed = [getattr(machine, need) for need in section.needs]
+            except LookupError as error:
+                print(f"{section.title}: left out, as this is missing: {error.args[0]}", file=sys.stderr)
+                continue
+            yield section.title, section.figures(*needed)
 
 
 if __name__ == "__main__":
