@@ -44,14 +44,16 @@ class Client:
     def run(self, command: str, timeout: float | None = 30, **args: object) -> Any:
         return self.act("run", timeout, command=command, **args)
 
-    def begin(self, command: str, shown: str) -> str:
+    def begin(self, command: str, shown: str, **args: object) -> str:
         """Starts a command that goes on; all that it printed, once ``shown`` is part of it."""
         said = ""
+        deadline = time.monotonic() + SECONDS
         while shown not in said:
-            answer = self.run(command, timeout=0.2)
+            answer = self.run(command, timeout=0.2, **args)
             assert answer["extras"]["metadata"]["exit_code"] == -1, answer
+            assert time.monotonic() < deadline, said
             said = f"{said}\n{answer['content']}".strip("\n")
-            command = ""
+            command, args = "", {}
         return said
 
     def output(self, command: str) -> str:

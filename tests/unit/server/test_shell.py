@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.server.conftest import alive, until
 
 
 def metadata(answer: Any) -> Any:
@@ -137,11 +138,11 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def runs(shell: int, program: str) -> bool:
+    """Whether the shell has started ``program`` and waits for it."""
+    words = ["ps", "-o", "comm=,stat=", "--ppid", str(shell)]
+    table = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    return [program, "S+"] in [line.split() for line in table.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_the_end_of_a_large_output_is_not_lost_with_its_shell(client: Any) -> No
 
 def test_a_shell_that_ends_with_its_terminal_stopped_is_still_noticed(client: Any) -> None:
     pid = shell_pid(client)
-    client.run("stty ixon; echo before; cat", timeout=0.5)
+    client.begin("stty ixon; echo before; cat", "before")
     client.run("C-s", is_input=True, timeout=0.2)
     os.kill(pid, signal.SIGKILL)
     answer = client.run("", blocking=True)
@@ -203,8 +204,9 @@ def test_a_shell_that_ends_with_its_terminal_stopped_is_still_noticed(client: An
 
 
 def test_a_shell_killed_between_commands_is_replaced_and_it_is_said(client: Any) -> None:
-    os.kill(shell_pid(client), signal.SIGKILL)
-    time.sleep(0.3)
+    pid = shell_pid(client)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid))
     answer = client.run("echo next")
     assert answer["content"] == "next"
     assert "killed by signal 9" in metadata(answer)["prefix"]
@@ -212,8 +214,9 @@ def test_a_shell_killed_between_commands_is_replaced_and_it_is_said(client: Any)
 
 @pytest.mark.parametrize("which", ["$PPID", "$(ps -o ppid= $PPID)"], ids=["launcher", "tmux"])
 def test_a_killed_terminal_is_replaced(client: Any, which: str) -> None:
-    os.kill(int(client.output(f"echo {which}")), signal.SIGKILL)
-    time.sleep(0.3)
+    pid = int(client.output(f"echo {which}"))
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid))
     answer = client.run("echo next")
     assert answer["content"] == "next"
     assert "terminal of the shell was killed" in metadata(answer)["prefix"]
@@ -221,21 +224,24 @@ def test_a_killed_terminal_is_replaced(client: Any, which: str) -> None:
 
 @pytest.mark.parametrize("which", ["$PPID", "$(ps -o ppid= $PPID)"], ids=["launcher", "tmux"])
 def test_a_terminal_killed_by_the_command_itself_is_survived(client: Any, which: str) -> None:
-    answer = client.run(f"kill -9 {which}; sleep 5")
+    answer = client.run(f"kill -9 {which}; sleep 60", blocking=True)
     assert "terminal of the shell was killed" in metadata(answer)["suffix"]
     assert client.output("echo next") == "next"
 
 
 def test_silence_is_answered_and_reading_goes_on(client: Any) -> None:
-    first = client.run("echo start; sleep 2.5; echo end")
+    go = client.folder / "go"
+    first = client.run(f"echo start; until test -e {go}; do sleep 0.05; done; echo end")
     assert first["content"] == "start"
     assert "no new output after 1 seconds" in metadata(first)["suffix"]
     assert metadata(first)["exit_code"] == -1
     busy = client.run("echo nope")
     assert 'Your command "echo nope" is NOT executed' in metadata(busy)["suffix"]
     assert metadata(busy)["prefix"] == "[Below is the output of the previous command.]\n"
+    go.touch()
     last = client.run("", blocking=True)
     assert (last["content"], metadata(last)["exit_code"]) == ("end", 0)
+    go.unlink()
 
 
 def test_a_timeout_answers_and_control_c_interrupts(client: Any) -> None:
@@ -248,24 +254,27 @@ def test_a_timeout_answers_and_control_c_interrupts(client: Any) -> None:
 
 
 def test_control_c_ends_a_loop_of_builtins(client: Any) -> None:
-    client.run("while :; do :; done", timeout=0.5)
+    client.begin("echo begun; while :; do :; done", "begun")
     assert metadata(client.run("C-c", is_input=True))["exit_code"] == 130
     assert client.output("echo after") == "after"
 
 
 def test_control_z_stops_and_the_job_can_be_brought_back(client: Any) -> None:
-    client.run("sleep 60", timeout=0.5)
-    answer = client.run("C-z", is_input=True)
+    pid = shell_pid(client)
+    client.run("sleep 60", timeout=0.1)
+    until(lambda: runs(pid, "sleep"))
+    answer = client.run("C-z", is_input=True, blocking=True)
     assert metadata(answer)["exit_code"] == 148
     assert "Stopped" in answer["content"]
-    client.run("fg", timeout=0.5)
+    client.run("fg", timeout=0.1)
+    until(lambda: runs(pid, "sleep"))
     assert metadata(client.run("C-c", is_input=True))["exit_code"] == 130
 
 
 def test_a_program_in_the_place_of_the_shell_can_not_be_stopped(client: Any) -> None:
-    client.run("exec cat", timeout=0.3)
+    client.begin("echo begun; exec cat", "begun")
     client.run("C-z", is_input=True, timeout=0.3)
-    assert client.run("still here", is_input=True, timeout=0.5)["content"].endswith("still here")
+    client.begin("still here", "still here", is_input=True)
     assert metadata(client.run("C-d", is_input=True))["exit_code"] == 0
 
 
