@@ -3,8 +3,8 @@
 set -euo pipefail
 packages=(
   bubblewrap buildah busybox-static ca-certificates containernetworking-plugins crun curl docker-registry
-  docker.io faketime fuse-overlayfs gcc git libc6-dev mmdebstrap musl-tools podman procps qemu-user-static skopeo
-  tmux uidmap umoci
+  docker.io faketime fuse-overlayfs gcc git libc6-dev mmdebstrap musl-tools podman procps qemu-user-static ripgrep
+  skopeo sudo tmux uidmap umoci
 )
 missing=()
 for package in "${packages[@]}"; do
