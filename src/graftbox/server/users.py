@@ -39,7 +39,7 @@ def choose(settings: Settings, environment: Environment) -> Identity:
         log.warning("User %s of this image has number %d, which is used instead of %s.", name, entry[1], uid)
     wanted = entry[1] if entry else 0 if name == "root" else DEFAULT_UID if uid is None else uid
     if wanted == own.uid or (name and not entry and name == environment.get("USER")):
-        return own
+        return _told(own, entry, environment) if name and entry else own
     if not _may_become(wanted):
         log.warning(
             "Actions run as user %d: only a server started as root, with the capabilities SETUID and SETGID "
@@ -53,6 +53,17 @@ def choose(settings: Settings, environment: Environment) -> Identity:
     found, number, gid, home, shell = entry
     groups = groups_of(found, gid)
     return Identity(number, gid, groups, found, home or "/", shell or _shell(), switched=True)
+
+
+def _told(own: Identity, entry: tuple[str, int, int, str, str], environment: Environment) -> Identity:
+    """The server's own user, asked for by name: what the container leaves out, its processes are told."""
+    name, _, _, home, shell = entry
+    return replace(
+        own,
+        name=None if environment.get("USER") else name,
+        home=None if environment.get("HOME") else home or "/",
+        shell=None if environment.get("SHELL") else shell or _shell(),
+    )
 
 
 def _may_become(uid: int) -> bool:

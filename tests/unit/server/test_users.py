@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -144,6 +145,18 @@ def test_a_number_alone_makes_no_account(chosen: Chosen, tmp_path: Path) -> None
 def test_root_by_any_name_changes_nothing(chosen: Chosen, argv: list[str]) -> None:
     user = chosen(*argv)
     assert (user["uid"], user["switched"], user["log"]) == (0, False, "")
+
+
+@root_only
+def test_the_servers_own_user_by_name_is_told_who_it_is(chosen: Chosen) -> None:
+    user = chosen("--username", "root")
+    assert (user["name"], user["home"], user["shell"]) == ("root", "/root", "/bin/sh")
+
+
+def test_what_the_container_says_of_the_own_user_stays() -> None:
+    mine = pwd.getpwuid(os.geteuid()).pw_name
+    given = Environment((b"USER=else", b"HOME=/elsewhere", b"SHELL=/bin/else"))
+    assert choose(Settings(username=mine), given) == Identity.own()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may become another user")
