@@ -152,9 +152,13 @@ class _Proxy(BaseHTTPRequestHandler):
         left = length
         while left > 0:
             if fault.kind == "cut upload" and left <= length - length // 2:
+                # The registry has noticed, and kept what it has, when it ends the connection too.
+                there.sock.shutdown(socket.SHUT_WR)
+                there.sock.settimeout(10)
+                with contextlib.suppress(OSError):
+                    while there.sock.recv(1 << 14):
+                        pass
                 there.close()
-                # The registry needs a moment to notice and to keep what it has.
-                time.sleep(0.1)
                 self.reset()
                 return False
             chunk = self.rfile.read(min(left, 1 << 14))
