@@ -95,7 +95,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path
     # What a recorded command left running belongs to no session any more.
     run(port, "run", command="pkill -f '[h]ttp.server 8123'")
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     process.stderr.close()
 
 
@@ -162,7 +162,7 @@ def replay(port: int, name: str, request: Any) -> tuple[int, str | None, Any]:
     if name in UPLOADS:
         body, form = upload(*UPLOADS[name])
         headers |= form
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request(request["method"], request["path"], body, headers)
     response = connection.getresponse()
     kind, data = response.getheader("content-type"), response.read()
@@ -212,10 +212,12 @@ def test_the_answer_is_the_recorded_one(name: str, exchanges: dict[str, Any]) ->
 
 
 def test_two_commands_at_once_run_one_after_the_other(server: tuple[int, Path]) -> None:
-    port, _ = server
+    port, folder = server
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(run, port, "run", command="sleep 0.7; echo one; touch first")
-        time.sleep(0.2)
+        command = f"cd {folder}; touch began; sleep 0.7; echo one; touch first"
+        first = pool.submit(run, port, "run", command=command)
+        while not (folder / "began").exists():
+            time.sleep(0.02)
         second = pool.submit(run, port, "run", command="echo two; ls first")
         assert (first.result()["content"], second.result()["content"]) == ("one", "two\nfirst")
 

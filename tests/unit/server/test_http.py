@@ -72,7 +72,7 @@ def test_a_bad_request_is_answered_and_the_server_goes_on(
 
 
 def raw(client: Any, data: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", client.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", client.port), timeout=60) as connection:
         connection.sendall(data)
         received = b""
         while chunk := connection.recv(65536):
@@ -106,7 +106,7 @@ def test_a_client_that_never_reads_its_answers_does_not_fill_the_memory(client: 
 
 
 def test_many_idle_connections_do_not_keep_a_new_client_out(client: Any) -> None:
-    connections = [socket.create_connection(("127.0.0.1", client.port), timeout=5) for _ in range(420)]
+    connections = [socket.create_connection(("127.0.0.1", client.port), timeout=60) for _ in range(420)]
     request = b"GET /alive HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
     assert raw(client, request).startswith(b"HTTP/1.1 200")
     assert connections[10].recv(1) == b""
@@ -181,16 +181,18 @@ def test_with_a_unix_socket_and_port_0_there_is_no_tcp(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "GRAFTBOX_SOCKET": str(path)}
     words = [sys.executable, "-m", "graftbox.server", "0", "--no-auth", "--working-dir", str(tmp_path)]
     process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
-    while not path.exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
-        connection.connect(str(path))
-        connection.sendall(b"GET /alive HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        assert connection.recv(100).startswith(b"HTTP/1.1 200")
-    process.terminate()
-    _, log = process.communicate(timeout=20)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(60)
+            # There is a moment when the socket has a name and does not listen.
+            while connection.connect_ex(str(path)):
+                assert process.poll() is None
+                time.sleep(0.01)
+            connection.sendall(b"GET /alive HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    finally:
+        process.terminate()
+        _, log = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Listening on" not in log
     assert not path.exists()

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import http.client
 import json
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def test_clients_of_both_eras_find_the_tools_and_use_them(client: Any, mode: str
 
 
 def test_a_raw_client_of_the_first_streamable_version_is_served(client: Any) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
     about = {"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}
     request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
     accept = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
@@ -99,8 +98,11 @@ def test_a_running_command_can_be_read_on_fed_and_interrupted(client: Any) -> No
     result = call(client, "shell", command="read name; echo hello $name; sleep 60", timeout=0.3)
     assert result.structured_content["running"]
     assert result.structured_content["exit_code"] is None
-    result = call(client, "shell", command="Ann", is_input=True, timeout=0.5)
-    assert "hello Ann" in text(result)
+    said = text(call(client, "shell", command="Ann", is_input=True, timeout=0.2))
+    while "hello Ann" not in said:
+        result = call(client, "shell", command="", timeout=0.2)
+        assert result.structured_content["running"]
+        said += text(result)
     result = call(client, "shell", command="", timeout=0.2)
     assert result.structured_content["running"]
     result = call(client, "shell", command="C-c", is_input=True)
@@ -130,11 +132,13 @@ def test_a_cancelled_command_gets_ctrl_c(client: Any, mode: str) -> None:
 
 def test_cancelling_a_wait_for_an_older_command_leaves_the_command_alone(client: Any) -> None:
     async def work(mcp: McpClient) -> Any:
-        begun = {"command": "sleep 1.5; echo over", "session": "older", "timeout": 0.2}
+        wait = f"until test -e {client.folder}/go; do sleep 0.05; done; echo over"
+        begun = {"command": wait, "session": "older", "timeout": 0.2}
         assert (await mcp.call_tool("shell", begun)).structured_content["running"]
         reading = asyncio.create_task(mcp.call_tool("shell", {"command": "", "session": "older"}))
         await asyncio.sleep(0.3)
         reading.cancel()
+        (client.folder / "go").touch()
         return await mcp.call_tool("shell", {"command": "", "session": "older", "blocking": True})
 
     assert text(use(client, work)).startswith("over\n")
@@ -283,19 +287,18 @@ def test_an_unknown_tool_is_a_protocol_error(client: Any) -> None:
 def test_alive_answers_while_the_library_is_loaded(start: Any) -> None:
     server = start()
 
-    async def work() -> list[float]:
-        delays = []
+    async def work() -> int:
+        answers = 0
         async with httpx2.AsyncClient() as http_client:
             await http_client.get(f"http://127.0.0.1:{server.port}/alive")
             first = asyncio.create_task(http_client.post(address(server), json={}))
             while not first.done():
-                begin = time.perf_counter()
                 await http_client.get(f"http://127.0.0.1:{server.port}/alive")
-                delays.append(time.perf_counter() - begin)
-        return delays
+                answers += not first.done()
+        return answers
 
     # Loading takes about half a second, which /alive must not wait for.
-    assert len(asyncio.run(work())) >= 3
+    assert asyncio.run(work()) >= 1
 
 
 def test_with_a_key_only_its_holder_is_served(start: Any) -> None:

@@ -150,7 +150,7 @@ class Changes:
     """The events of one watch, read as they come."""
 
     def __init__(self, port: int, path: Path, recursive: bool = False) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self.connection.request("GET", f"{FILES}/watch?path={path}&recursive={str(recursive).lower()}")
         self.response = self.connection.getresponse()
         assert self.response.status == 200
@@ -234,7 +234,7 @@ def test_a_watch_ends_with_its_client(client: Any, tmp_path: Path) -> None:
     status, answer = client.ask("GET", f"{FILES}/watch?path={tmp_path}")
     assert status == 429
     assert "Close one of them" in answer["detail"]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     for each in several:
         each.close()
         # What is not there is only looked for once there is room for one more.

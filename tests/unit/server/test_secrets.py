@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.unit.server.conftest import until
+
 SOURCE = Path(__file__).parents[3] / "src"
 
 LOOK = """
@@ -50,8 +52,10 @@ def test_nobody_reads_the_key_or_the_memory_of_the_server() -> None:
     pid = process.stdout.readline().decode().strip()
     try:
         ordinary = subprocess.Popen([*EQUAL, "cat"], stdin=subprocess.PIPE)
-        assert look(str(ordinary.pid), "environ")[0] == 0, "of ordinary processes it can be read"
+        until(lambda: Path(f"/proc/{ordinary.pid}/comm").read_text() == "cat\n")
+        seen = look(str(ordinary.pid), "environ")[0]
         ordinary.communicate()
+        assert seen == 0, "of ordinary processes it can be read"
         for what in ("environ", "maps", "mem"):
             status, shown = look(pid, what)
             assert (status, shown) == (1, b""), what

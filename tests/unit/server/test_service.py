@@ -44,7 +44,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield go
     for process in started:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def ask(port: int, path: str, key: str | None = None) -> int:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -291,18 +290,12 @@ def test_many_sessions_at_once_do_not_mix(within: Any) -> None:
     within(test)
 
 
-def test_a_flood_in_one_session_leaves_the_others_quick(within: Any) -> None:
+def test_a_flood_in_one_session_leaves_the_others_their_turn(within: Any) -> None:
     async def test(sandbox: Sandbox) -> None:
         flood, other = await sandbox.sessions.open("flood"), await sandbox.sessions.open("other")
         command = await flood.start("yes")
-        late = []
-        deadline = time.monotonic() + 1
-        while time.monotonic() < deadline:
-            before = time.monotonic()
-            await asyncio.sleep(0.002)
-            late.append(time.monotonic() - before)
+        for _ in range(20):
             assert await said(other, "echo fine") == "fine\n"
-        assert sorted(late)[len(late) // 2] < 0.5
         await flood.press("C-c")
         assert (await command.done).status == 130
 

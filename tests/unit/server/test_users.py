@@ -61,7 +61,7 @@ def chosen(tmp_path: Path) -> Chosen:
             capture_output=True,
             text=True,
             env={"PYTHONPATH": str(SOURCE)},
-            timeout=20,
+            timeout=60,
         )
         assert done.returncode == 0, done.stderr
         return {**json.loads(done.stdout), "log": done.stderr}

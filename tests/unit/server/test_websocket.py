@@ -49,7 +49,7 @@ def serve() -> Iterator[Serve]:
 async def _settled() -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     if tasks:
-        _, left = await asyncio.wait(tasks, timeout=2)
+        _, left = await asyncio.wait(tasks, timeout=60)
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -75,20 +75,20 @@ def test_messages_of_any_size_come_back_as_they_were(serve: Serve) -> None:
         assert client.subprotocol == "one"
         for message in ("", "é", b"", b"\x00\xff", "x" * 100_000, bytes(2_000_000)):
             client.send(message)
-            assert client.recv(5) == message
+            assert client.recv(60) == message
         client.send(iter(["a", "b", "c"]))
-        assert client.recv(5) == "abc"
+        assert client.recv(60) == "abc"
 
 
 def test_pings_are_answered_and_close_codes_go_both_ways(serve: Serve) -> None:
     port = serve(echo)
     with joined(port) as client:
-        assert client.ping().wait(5)
+        assert client.ping().wait(60)
         client.close(4001, "enough")
     with joined(port) as client:
         client.send("bye")
         with pytest.raises(ConnectionClosed) as caught:
-            client.recv(5)
+            client.recv(60)
         assert caught.value.rcvd is not None
         assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (4000, "you said so")
 
@@ -98,7 +98,7 @@ def test_a_message_beyond_the_limit_closes_with_1009(serve: Serve, monkeypatch: 
     with joined(serve(echo)) as client:
         client.send(bytes(1001))
         with pytest.raises(ConnectionClosed) as caught:
-            client.recv(5)
+            client.recv(60)
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1009
 
@@ -115,10 +115,10 @@ def test_a_client_that_does_not_answer_pings_is_dropped(
         assert (await receive()) == {"type": "websocket.disconnect", "code": 1006}
         ended.set()
 
-    with socket.create_connection(("127.0.0.1", serve(waits)), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", serve(waits)), timeout=60) as client:
         client.sendall(HANDSHAKE)
         assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
-        assert ended.wait(5)
+        assert ended.wait(60)
 
 
 HANDSHAKE = (
@@ -137,13 +137,13 @@ HANDSHAKE = (
     ],
 )
 def test_a_broken_handshake_gets_400(serve: Serve, handshake: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", serve(echo)), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", serve(echo)), timeout=60) as client:
         client.sendall(handshake)
         assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
 
 
 def test_frames_that_are_none_close_the_connection(serve: Serve) -> None:
-    with socket.create_connection(("127.0.0.1", serve(echo)), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", serve(echo)), timeout=60) as client:
         client.sendall(HANDSHAKE + b"\xff\xff\xff\xff")
         received = b""
         while chunk := client.recv(1000):
@@ -179,7 +179,7 @@ def test_a_client_that_reads_slowly_holds_the_sender_back_not_the_memory(serve: 
         time.sleep(0.3)
         assert sent < 500
         for _ in range(1000):
-            assert client.recv(5) == bytes(100_000)
+            assert client.recv(60) == bytes(100_000)
 
 
 def test_a_handler_that_takes_nothing_holds_the_client_back(serve: Serve) -> None:
@@ -211,13 +211,13 @@ def test_an_application_that_fails_closes_with_1011(serve: Serve) -> None:
 
     with joined(serve(fails)) as client:
         with pytest.raises(ConnectionClosed) as caught:
-            client.recv(5)
+            client.recv(60)
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1011
 
 
 def ask(port: int, data: bytes, *, more: bytes = b"") -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(data)
         received = b""
         if more:
@@ -254,7 +254,7 @@ def test_head_gets_the_head_alone(serve: Serve) -> None:
 def test_a_refused_upload_still_gets_its_answer(serve: Serve) -> None:
     port = serve(answering)
     head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3000000\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(head + bytes(2_000_000))
         assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
 
@@ -268,14 +268,14 @@ def test_an_application_learns_that_its_client_has_gone(serve: Serve, how: str) 
             pass
         gone.set()
 
-    client = socket.create_connection(("127.0.0.1", serve(waits)), timeout=5)
+    client = socket.create_connection(("127.0.0.1", serve(waits)), timeout=60)
     client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi")
     time.sleep(0.05)
     assert not gone.is_set()
     if how == "reset":
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
-    assert gone.wait(5)
+    assert gone.wait(60)
 
 
 def test_a_stream_to_a_client_that_has_gone_ends(serve: Serve) -> None:
@@ -289,8 +289,8 @@ def test_a_stream_to_a_client_that_has_gone_ends(serve: Serve) -> None:
         except ConnectionResetError:
             ended.set()
 
-    client = socket.create_connection(("127.0.0.1", serve(streams)), timeout=5)
+    client = socket.create_connection(("127.0.0.1", serve(streams)), timeout=60)
     client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
     assert client.recv(10)
     client.close()
-    assert ended.wait(5)
+    assert ended.wait(60)
