@@ -38,9 +38,7 @@ def environment_for(
     sandbox: Sandbox, identity: Identity, changes: Mapping[str, str | None]
 ) -> tuple[bytes, ...]:
     """The container's own variables as that user sees them, with ``changes``; None removes one."""
-    entries = sandbox.environment.for_the_user()
-    if identity.switched:
-        entries = identity.environment(entries)
+    entries = identity.environment(sandbox.environment.for_the_user())
     changed = {os.fsencode(name): value for name, value in changes.items()}
     kept = (entry for entry in entries if entry.partition(b"=")[0] not in changed)
     new = (name + b"=" + os.fsencode(value) for name, value in changed.items() if value is not None)
