@@ -39,6 +39,9 @@ def start() -> Iterator[Start]:
             "--tmpfs",
             "/dev/shm",
         ]
+        # They may be below /tmp themselves.
+        for folder in {str(SOURCE), sys.prefix, sys.base_prefix}:
+            command += ["--ro-bind", folder, folder]
         command += ["--unshare-user", "--uid", "1000", "--unshare-pid", "--die-with-parent", "--new-session"]
         command += [sys.executable, "-B", "-m", "graftbox.server", "0", "--no-auth"]
         environment = {"PATH": os.environ["PATH"], "HOME": "/tmp", "PYTHONPATH": str(SOURCE)}
