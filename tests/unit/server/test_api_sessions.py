@@ -109,9 +109,9 @@ def test_a_command_may_be_left_running_and_asked_for_later(client: Any, session:
 
 
 def test_a_command_that_takes_too_long_is_interrupted(client: Any, session: str) -> None:
-    answer = run(client, session, "sleep 60", timeout=0.2)
+    answer = run(client, session, "sleep 60", timeout=1)
     assert (answer["state"], answer["timed_out"], answer["exit_code"]) == ("exited", True, 130)
-    answer = run(client, session, "trap '' INT; sleep 60", timeout=0.2)
+    answer = run(client, session, "trap '' INT; sleep 60", timeout=1)
     assert (answer["timed_out"], answer["exit_code"]) == (True, 143)
     assert run(client, session, "echo alive")["output"] == "alive\n"
 
@@ -129,13 +129,13 @@ def test_input_reaches_the_running_command(client: Any, session: str) -> None:
     assert answered({"text": "abc"}, {"keys": ["BSpace", "Enter"]}) == "ab"
     assert answered({"base64": base64.b64encode(b"raw\r").decode()}) == "raw"
     assert client.ask("POST", f"{session}/input", {})[0] == 422
-    command = run(client, session, "sleep 60", wait=0)
+    command = run(client, session, "sleep 60", wait=0.5)
     client.ask("POST", f"{session}/input", {"keys": ["C-c"]})
     assert client.ask("GET", f"{session}/commands/{command['id']}?wait=60")[1]["exit_code"] == 130
 
 
 def test_a_signal_reaches_the_foreground_group(client: Any, session: str) -> None:
-    command = run(client, session, "sleep 60", wait=0.2)
+    command = run(client, session, "sleep 60", wait=0.5)
     status, answer = client.ask("POST", f"{session}/signal", {"signal": "SIGKILL"})
     assert status == 200
     assert answer["pids"]

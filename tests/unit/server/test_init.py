@@ -60,7 +60,7 @@ def test_signals_reach_the_server_and_its_exit_code_is_the_containers(tree: Tree
     tree.init.send_signal(signal.SIGUSR1)
     assert tree.line() == "told"
     tree.init.terminate()
-    assert tree.init.wait(10) == 7
+    assert tree.init.wait(60) == 7
 
 
 def test_a_server_that_is_killed_is_started_again_but_not_for_ever(tree: Tree) -> None:
@@ -68,14 +68,14 @@ def test_a_server_that_is_killed_is_started_again_but_not_for_ever(tree: Tree) -
         pid, starts = tree.server()
         assert starts == expected
         os.kill(pid, signal.SIGKILL)
-    assert tree.init.wait(10) == 128 + signal.SIGKILL
+    assert tree.init.wait(60) == 128 + signal.SIGKILL
     assert tree.init.stderr is not None
     assert tree.init.stderr.read().count(b"killed by signal 9; starting it again") == 4
 
 
 def test_a_server_that_ends_by_itself_is_not_started_again() -> None:
     tree = Tree("import sys; from graftbox.server.init import fork_server; fork_server(); sys.exit(3)")
-    assert tree.init.wait(10) == 3
+    assert tree.init.wait(60) == 3
     tree.init.communicate()
 
 
@@ -86,7 +86,7 @@ def test_a_server_told_to_end_before_it_listens_for_signals_ends() -> None:
     )
     tree.line()
     tree.init.terminate()
-    assert tree.init.wait(10) == 128 + signal.SIGTERM
+    assert tree.init.wait(60) == 128 + signal.SIGTERM
     tree.init.communicate()
 
 
@@ -105,5 +105,5 @@ def test_orphans_are_taken_in_and_leave_no_zombies() -> None:
         assert time.monotonic() < deadline, children.read_text()
         time.sleep(0.02)
     tree.init.terminate()
-    assert tree.init.wait(10) == 7
+    assert tree.init.wait(60) == 7
     tree.init.communicate()

@@ -95,15 +95,15 @@ def test_input_is_answered_with_an_error(client: Any) -> None:
 
 def test_a_timeout_tells_what_was_printed_and_the_kernel_goes_on(client: Any) -> None:
     cell(client, "kept = 5")
-    text = cell(client, "import time\nprint('before')\ntime.sleep(60)", 0.5)
-    assert text == "before\n[Execution timed out (0.5 seconds).]"
+    text = cell(client, "import time\nprint('before')\ntime.sleep(60)", 2)
+    assert text == "before\n[Execution timed out (2.0 seconds).]"
     assert cell(client, "kept") == "5"
 
 
 def test_a_cell_that_ignores_interrupts_costs_the_kernel(client: Any) -> None:
     code = "import time\nwhile True:\n  try:\n    time.sleep(9)\n  except KeyboardInterrupt:\n    pass"
-    text = cell(client, code, 0.3)
-    assert "[Execution timed out (0.3 seconds).]" in text
+    text = cell(client, code, 1.5)
+    assert "[Execution timed out (1.5 seconds).]" in text
     assert "earlier variables are gone" in text
     assert cell(client, "2 + 2") == "4"
 

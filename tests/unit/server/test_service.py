@@ -48,7 +48,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 def ask(port: int, path: str, key: str | None = None) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path, headers={"X-Session-API-Key": key} if key else {})
     status = connection.getresponse().status
     connection.close()
@@ -60,7 +60,7 @@ def test_with_few_files_it_answers_however_many_connect(serve: Callable[..., Ser
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(500)]
     assert ask(port, "/alive") == 200
     body = json.dumps({"action": {"action": "run", "args": {"command": "echo on"}}})
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("POST", "/execute_action", body)
     assert json.loads(connection.getresponse().read())["content"] == "on"
     connection.close()
