@@ -21,11 +21,13 @@ def test_a_built_in_recipe_locks_from_the_machines_own_sources(name: str, tmp_pa
     lock = locking.make(recipe, locking.Workshop(Store(tmp_path), Sources.find()))
     assert lock.recipe == recipe.resolution_digest
     for arch in ("amd64", "arm64"):
-        names = {entry.name for entry in lock.entries(arch)}
+        locked = lock.architecture(arch)
+        packages, wheels = ({entry.name for entry in some} for some in (locked.packages, locked.wheels))
         for component in recipe.components.values():
-            assert set(component.packages) <= names
-            assert not set(component.without) & names
-            assert bool(component.wheels) == bool(lock.architecture(arch).wheels)
+            assert set(component.packages) <= packages
+            assert not set(component.without) & packages
+            assert not set(component.without_wheels) & wheels
+            assert bool(component.wheels) == bool(wheels)
 
 
 def test_the_lock_in_use_can_be_fetched_for_both_architectures(tmp_path: Path) -> None:
