@@ -42,7 +42,7 @@ def tags(own: Any) -> set[str]:
 @pytest.fixture
 def today(monkeypatch: pytest.MonkeyPatch, other_bundle: Bundle) -> None:
     """A machine whose bundle is ``other_bundle``."""
-    monkeypatch.setattr(command, "current_bundle", lambda components, arch: other_bundle.digest)
+    monkeypatch.setattr(command, "current_bundle", lambda components, arch: [other_bundle.digest])
 
 
 @pytest.mark.usefixtures("today")
@@ -79,7 +79,7 @@ def test_images_of_an_older_bundle_go_and_todays_stay(
 def test_what_cannot_be_judged_is_kept(
     own: Any, store: Store, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "current_bundle", lambda components, arch: None)
+    monkeypatch.setattr(command, "current_bundle", lambda components, arch: [])
     (base,) = plant(own, "bases", 1)
     made(own, base, store, bundle)
     done = CliRunner().invoke(command.prune, ["--repo", f"{own.address}/team/rt"], catch_exceptions=False)

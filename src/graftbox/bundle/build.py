@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import deflate
 
+from graftbox.bundle import compression as forms
 from graftbox.bundle import manifest as manifests
 from graftbox.bundle.bytecode import PACKAGES, Compiler
 from graftbox.bundle.lock import Entry, Lock, LockedPackage, LockedWheel
@@ -36,12 +37,15 @@ BUILDER_CODE = tuple(
     for name in (
         "bytecode",
         "compiler_program",
+        "compression",
         "content",
         "deb",
         "elf",
+        "estargz",
         "layers",
         "libraries",
         "native",
+        "parallel",
         "plan",
         "relocation",
         "rules",
@@ -60,13 +64,15 @@ def build(
     *,
     lock: Lock | None = None,
     sources: Sources | None = None,
+    compression: str = forms.GZIP,
 ) -> BundleManifest:
     """The bundle of these components (none: all of the recipe), built as far as it is not in the store yet.
 
-    ``recipe`` and ``lock`` default to the built-in ones, ``arch`` to this machine's. Safe to run many times
-    at once and to interrupt: a layer is in the store whole or not at all.
+    ``recipe`` and ``lock`` default to the built-in ones, ``arch`` to this machine's; ``compression`` is one
+    of `compression.FORMS`. Safe to run many times at once and to interrupt: a layer is in the store whole or
+    not at all.
     """
-    job = Job.of(recipe, arch, components, store, lock)
+    job = Job.of(recipe, arch, components, store, lock, compression)
     if found := job.found():
         return found
     with job.store.lock(f"bundle-{job.arch}"):
@@ -81,9 +87,10 @@ def current(
     store: Store | None = None,
     recipe: Recipe | None = None,
     lock: Lock | None = None,
+    compression: str = forms.GZIP,
 ) -> BundleManifest | None:
     """The bundle that `build` would return, if nothing is left to build."""
-    return Job.of(recipe, arch, components, store, lock).found()
+    return Job.of(recipe, arch, components, store, lock, compression).found()
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,7 @@ class Job:
     arch: str
     components: tuple[str, ...]
     store: Store
+    compression: str = forms.GZIP
 
     @classmethod
     def of(
@@ -109,6 +117,7 @@ class Job:
         components: Sequence[str] | None = None,
         store: Store | None = None,
         lock: Lock | None = None,
+        compression: str = forms.GZIP,
     ) -> Job:
         recipe = recipe or Recipe.builtin()
         lock = lock or Lock.of(recipe)
@@ -119,7 +128,7 @@ class Job:
         )
         arch = arch or architecture()
         lock.architecture(arch)
-        return cls(recipe, lock, arch, chosen, store or Store())
+        return cls(recipe, lock, arch, chosen, store or Store(), compression)
 
     @cached_property
     def layer_names(self) -> list[str]:
@@ -175,6 +184,10 @@ class Job:
             # Not which architecture compiles: bytecode does not depend on it.
             "python": sorted(f"{entry.name} {entry.version}" for entry in self._compiler_entries),
         }
+        if self.compression != forms.GZIP:  # whose keys stay as they are
+            facts["compression"] = self.compression
+        if self.compression == forms.ZSTD:
+            facts["zstd"] = forms.zstd().zstd_version
         if layer == SERVER:
             facts["server"] = _digest_of_code(SERVER_CODE)
         else:
@@ -226,9 +239,9 @@ class Job:
         component = self.recipe.base if name == SERVER else name
         content = self.content(name, progress, sources)
         progress.start(f"packing {name}", 1)
-        made = layers.write(name, component, content, self.store)
+        made = layers.write(name, component, content, self.store, self.compression)
         progress.done()
-        _write(self.store, record, json.dumps(asdict(made), sort_keys=True).encode())
+        _write(self.store, record, json.dumps(made.facts, sort_keys=True).encode())
         return made
 
     def content(self, name: str, progress: Progress, sources: Sources | None) -> Content:

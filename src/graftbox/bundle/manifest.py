@@ -17,7 +17,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's facts: ``digest`` of the gzip blob in the store, ``diff_id`` of the tar; sizes in bytes."""
+    """A layer's facts: ``digest`` of the blob in the store, ``diff_id`` of the tar; sizes in bytes."""
 
     name: str
     component: str
@@ -26,6 +26,20 @@ class Layer:
     size: int
     compressed_size: int
     files: int
+    compression: str = "gzip"
+    """``gzip``, ``zstd`` or ``estargz``."""
+    toc: str = ""
+    """``sha256:…`` of an eStargz layer's table of contents."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As in JSON. What an ordinary gzip layer has not is left out, so that its JSON stays what it was."""
+        facts = dataclasses.asdict(self)
+        if self.compression == "gzip":
+            del facts["compression"]
+        if not self.toc:
+            del facts["toc"]
+        return facts
 
 
 @dataclass(frozen=True)
@@ -45,13 +59,14 @@ class BundleManifest:
         facts = {
             "arch": self.arch,
             "flavor": self.flavor,
-            "layers": [dataclasses.asdict(layer) for layer in self.layers],
+            "layers": [layer.facts for layer in self.layers],
         }
         return digest_of(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode())
 
     def to_json(self) -> bytes:
         """The file's bytes; the same bundle always gives the same ones."""
         document = {"schema": SCHEMA, "digest": self.digest, **dataclasses.asdict(self)}
+        document["layers"] = [layer.facts for layer in self.layers]
         return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 

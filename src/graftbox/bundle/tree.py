@@ -7,6 +7,8 @@ import tarfile
 import zlib
 from pathlib import Path
 
+from graftbox.bundle.compression import ESTARGZ, opened
+from graftbox.bundle.estargz import LANDMARK, TOC
 from graftbox.bundle.manifest import BundleManifest
 from graftbox.errors import FormatError, NotFoundError
 from graftbox.store import Store, storage_errors
@@ -21,21 +23,23 @@ def unpacked(manifest: BundleManifest, store: Store) -> Path:
         if not folder.is_dir():
             with store.temporary_folder() as temporary, storage_errors(store.root):
                 for layer in manifest.layers:
-                    _unpack(store.blob_path(layer.digest), temporary)
+                    _unpack(store.blob_path(layer.digest), temporary, layer.compression)
                 temporary.chmod(0o755)
                 temporary.rename(folder)
     return folder
 
 
-def _unpack(blob: Path, folder: Path) -> None:
+def _unpack(blob: Path, folder: Path, form: str) -> None:
     """Unpacks one layer that we made ourselves; links may be absolute and are kept as they are."""
     try:
-        with gzip.open(blob) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with opened(blob, form) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             # As an attribute, because the argument `filter` is missing in Python 3.11.2, Debian 12's.
             archive.extraction_filter = (
                 tarfile.fully_trusted_filter if hasattr(tarfile, "data_filter") else None
             )
             for member in archive:
+                if form == ESTARGZ and member.name in (LANDMARK, TOC):
+                    continue
                 archive.extract(member, folder, set_attrs=True, numeric_owner=True)
     except FileNotFoundError as error:
         raise NotFoundError(

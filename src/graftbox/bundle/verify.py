@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftbox.bundle import elf, layers, libraries, rules
+from graftbox.bundle import elf, estargz, layers, libraries, rules
+from graftbox.bundle.compression import opened
 from graftbox.bundle.content import ROOT, Content, File, Folder, Link, files, resolve, with_parents
 from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.errors import FormatError, NotFoundError, VerificationError
-from graftbox.store import CHUNK, Store, digest_of_file
+from graftbox.store import CHUNK, Store, digest_of, digest_of_file
 
 
 @dataclass(frozen=True)
@@ -73,23 +74,28 @@ def read(layer: Layer, store: Store) -> Content:
         raise VerificationError(f"The layer {layer.name} is {actual} instead of {layer.digest}. {again}")
     try:
         sha = hashlib.sha256()
-        with gzip.open(blob) as stream:
+        with opened(blob, layer.compression) as stream:
             while chunk := stream.read(CHUNK):
                 sha.update(chunk)
         if f"sha256:{sha.hexdigest()}" != layer.diff_id:
             raise VerificationError(
                 f"The layer {layer.name} unpacks to other bytes than its diff ID says. {again}"
             )
-        return dict(_members(blob))
+        return dict(_members(blob, layer))
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         raise FormatError(f"The layer {layer.name} is damaged: {error}. {again}") from error
 
 
-def _members(blob: Path) -> Iterator[tuple[str, File | Link | Folder]]:
-    with gzip.open(blob) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+def _members(blob: Path, layer: Layer) -> Iterator[tuple[str, File | Link | Folder]]:
+    with opened(blob, layer.compression) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             if member.uid or member.gid or member.uname or member.gname or member.mtime != layers.MTIME:
                 raise ValueError(f"{member.name} has an owner or a time of its own")
+            if layer.toc and member.name in (estargz.LANDMARK, estargz.TOC):
+                table = archive.extractfile(member)
+                if member.name == estargz.TOC and (table is None or digest_of(table.read()) != layer.toc):
+                    raise ValueError("its table of contents is another one")
+                continue
             top, _, path = member.name.partition("/")
             if top != layers.PREFIX or ".." in path.split("/"):
                 raise ValueError(f"{member.name} is outside of {ROOT}")

@@ -26,6 +26,15 @@ MEGA = 1_000_000
 NUMBERS = ("compressed", "unpacked", "files", "size")
 
 
+compression_option = click.option(
+    "--compression",
+    type=click.Choice(["gzip", "zstd", "estargz"]),
+    default="gzip",
+    show_default=True,
+    help="Form of the layers; each is built and cached by itself.",
+)
+
+
 def choice(function: F) -> F:
     """The options that say which bundle is meant."""
     for option in (
@@ -38,6 +47,7 @@ def choice(function: F) -> F:
             help="A built-in recipe or a TOML file.",
         ),
         click.option("--arch", type=click.Choice(["amd64", "arm64"]), help="Default: this machine's."),
+        compression_option,
         click.option(
             "--component",
             "components",
@@ -65,6 +75,7 @@ def build(
     components: tuple[str, ...],
     arch: str | None,
     recipe: str,
+    compression: str,
     as_json: bool,
     debian_mirror: str | None,
     security_mirror: str | None,
@@ -85,7 +96,7 @@ def build(
         snapshot=snapshot,
         index_url=index_url,
     )
-    made = _built(components, arch, recipe, Store(), sources)
+    made = _built(components, arch, recipe, Store(), compression, sources)
     seconds = time.monotonic() - started
     if as_json:
         click.echo(
@@ -98,9 +109,9 @@ def build(
 
 @bundle.command()
 @choice
-def show(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bool) -> None:
+def show(components: tuple[str, ...], arch: str | None, recipe: str, compression: str, as_json: bool) -> None:
     """Print layers, sizes and packages."""
-    job = _job(components, arch, recipe, Store())
+    job = _job(components, arch, recipe, Store(), compression)
     made = job.found()
     entries = job.lock.entries(job.arch, job.components)
     packages = [
@@ -110,6 +121,7 @@ def show(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bo
     if as_json:
         facts = {
             "arch": job.arch,
+            "compression": job.compression,
             "lock": job.lock.digest,
             "digest": made.digest if made else None,
             "components": _layers(made) if made else [],
@@ -119,7 +131,7 @@ def show(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bo
         return
     if made:
         _print_layers(made)
-        click.echo(f"bundle {made.digest} ({made.arch})")
+        click.echo(f"bundle {made.digest} ({made.arch}, {job.compression} layers)")
     else:
         click.echo(
             f"The {job.arch} bundle is not built yet. Run `graftbox bundle build` with the same options."
@@ -132,13 +144,15 @@ def show(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bo
 
 @bundle.command()
 @choice
-def verify(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bool) -> None:
+def verify(
+    components: tuple[str, ...], arch: str | None, recipe: str, compression: str, as_json: bool
+) -> None:
     """Check all digests, and that no program leaves the bundle."""
     from graftbox.bundle.verify import verify as check
     from graftbox.errors import NotFoundError
 
     store = Store()
-    made = _job(components, arch, recipe, store).recorded()
+    made = _job(components, arch, recipe, store, compression).recorded()
     if made is None:
         raise NotFoundError(
             "This bundle is not built yet. Run `graftbox bundle build` with the same options."
@@ -169,6 +183,7 @@ def verify(components: tuple[str, ...], arch: str | None, recipe: str, as_json: 
 )
 @click.option("--component", "components", metavar="NAME", multiple=True, help="As for build.")
 @click.option("--recipe", metavar="NAME|FILE", default="openhands", show_default=True, help="As for build.")
+@compression_option
 @click.option("--tag", "tags", multiple=True, help="A further tag for the image; may be repeated.")
 @registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -177,6 +192,7 @@ def push(
     archs: tuple[str, ...],
     components: tuple[str, ...],
     recipe: str,
+    compression: str,
     tags: tuple[str, ...],
     access: Access,
     as_json: bool,
@@ -196,9 +212,9 @@ def push(
     wanted = archs or (machine_architecture(),)
     found = {}
     for arch in dict.fromkeys((*wanted, *(() if archs else ("amd64", "arm64")))):
-        made = _job(components, arch, recipe, store).found()
+        made = _job(components, arch, recipe, store, compression).found()
         if made is None and arch in wanted:
-            made = _built(components, arch, recipe, store, None)
+            made = _built(components, arch, recipe, store, compression)
         if made is not None:
             found[arch] = as_image_bundle(made)
     report = push_bundle(found, reference, store, tags=tags, access=access, progress=say)
@@ -207,19 +223,19 @@ def push(
 
 @bundle.command()
 @choice
-def path(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bool) -> None:
+def path(components: tuple[str, ...], arch: str | None, recipe: str, compression: str, as_json: bool) -> None:
     """Print the folder of the unpacked /openhands, making it if need be."""
     from graftbox.bundle.tree import unpacked
 
     store = Store()
-    folder: Path = unpacked(_built(components, arch, recipe, store, None), store) / "openhands"
+    folder: Path = unpacked(_built(components, arch, recipe, store, compression), store) / "openhands"
     click.echo(json.dumps({"path": str(folder)}) if as_json else str(folder))
 
 
-def _job(components: tuple[str, ...], arch: str | None, recipe: str, store: Store) -> Job:
+def _job(components: tuple[str, ...], arch: str | None, recipe: str, store: Store, compression: str) -> Job:
     from graftbox.bundle.build import Job
 
-    return Job.of(_recipe(recipe), arch, components, store)
+    return Job.of(_recipe(recipe), arch, components, store, compression=compression)
 
 
 def _recipe(name: str) -> Any:
@@ -229,16 +245,21 @@ def _recipe(name: str) -> Any:
 
 
 def _built(
-    components: tuple[str, ...], arch: str | None, recipe: str, store: Store, sources: Sources | None
+    components: tuple[str, ...],
+    arch: str | None,
+    recipe: str,
+    store: Store,
+    compression: str,
+    sources: Sources | None = None,
 ) -> BundleManifest:
     from graftbox.bundle.build import build as make
     from graftbox.cli.status import Status
 
-    return make(_recipe(recipe), arch, components, store, Status(), sources=sources)
+    return make(_recipe(recipe), arch, components, store, Status(), sources=sources, compression=compression)
 
 
 def _layers(made: BundleManifest) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(layer) for layer in made.layers]
+    return [layer.facts for layer in made.layers]
 
 
 def _print_layers(made: BundleManifest) -> None:

@@ -14,7 +14,7 @@ import click
 from graftbox.cli.registries import registry_options
 
 if TYPE_CHECKING:
-    from graftbox.bundle.manifest import BundleManifest
+    from graftbox.bundle.manifest import BundleManifest, Layer
     from graftbox.image.graft import Bundle
     from graftbox.image.place import Report
     from graftbox.image.reference import Reference
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 @click.argument("target", required=False)
 @click.option(
     "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["gzip", "zstd", "estargz"]),
+    default="gzip",
+    show_default=True,
+    help="Form of the bundle's layers; all but gzip make OCI images, also of Docker's own types.",
 )
 @click.option("--user", help="The runtime image's user instead of the base's.")
 @click.option(
@@ -63,6 +70,7 @@ def graft(
     base: str | None,
     target: str | None,
     components: tuple[str, ...],
+    compression: str,
     user: str | None,
     keep_entrypoint: bool,
     platform: str | None,
@@ -102,7 +110,7 @@ def graft(
             raise click.UsageError(
                 "Write: graft BASE TARGET, graft BASE --to-repo REPO, or graft --from FILE --to-repo REPO."
             )
-        choice = Choice(bundles(components, platform, store), user, keep_entrypoint, platform)
+        choice = Choice(bundles(components, platform, store, compression), user, keep_entrypoint, platform)
         docker = "docker-daemon:"
         if listed is not None and to_repo.startswith(docker):
             sys.exit(batch.into_docker(listed, to_repo.removeprefix(docker), choice, store, access))
@@ -115,7 +123,7 @@ def graft(
         return
     if base is None or target is None:
         raise click.UsageError("Name BASE and TARGET, or BASE and --to-repo REPO.")
-    chosen = bundles(components, platform, store)
+    chosen = bundles(components, platform, store, compression)
     report = graft_image(
         parse(base),
         parse(target),
@@ -155,7 +163,9 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def bundles(components: Sequence[str], platform: str | None, store: Store) -> dict[str, Bundle]:
+def bundles(
+    components: Sequence[str], platform: str | None, store: Store, compression: str = "gzip"
+) -> dict[str, Bundle]:
     """The bundles to graft, by architecture; the asked one or this machine's is built if it has to be."""
     from graftbox.bundle import build
     from graftbox.image.platforms import architecture, machine_architecture
@@ -163,10 +173,10 @@ def bundles(components: Sequence[str], platform: str | None, store: Store) -> di
     wanted = architecture(platform) if platform else machine_architecture()
     found = {}
     for arch in [wanted] if platform else dict.fromkeys((wanted, "amd64", "arm64")):
-        manifest = build.current(arch, components, store)
+        manifest = build.current(arch, components, store, compression=compression)
         if manifest is None and arch == wanted:
             _say(f"building the bundle for linux/{arch} first (graftbox bundle build)")
-            manifest = build.build(arch=arch, components=components, store=store)
+            manifest = build.build(arch=arch, components=components, store=store, compression=compression)
         if manifest is not None:
             found[arch] = as_image_bundle(manifest)
     return found
@@ -184,12 +194,21 @@ def as_image_bundle(manifest: BundleManifest) -> Bundle:
             diff_id=layer.diff_id,
             size=layer.size,
             compressed_size=layer.compressed_size,
+            compression="zstd" if layer.compression == "zstd" else "gzip",
+            annotations=_annotations(layer),
         )
         for layer in manifest.layers
     ]
     return Bundle(
         manifest.arch, manifest.digest, manifest.version, manifest.components, tuple(layers), manifest.lock
     )
+
+
+def _annotations(layer: Layer) -> tuple[tuple[str, str], ...]:
+    """What the descriptor of an eStargz layer has to say."""
+    from graftbox.bundle.estargz import TOC_DIGEST, UNPACKED_SIZE
+
+    return ((TOC_DIGEST, layer.toc), (UNPACKED_SIZE, str(layer.size))) if layer.toc else ()
 
 
 def facts(report: Report) -> dict[str, object]:

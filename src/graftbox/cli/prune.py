@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -48,17 +49,20 @@ def prune(repo: str, dry_run: bool, access: Access, as_json: bool) -> None:
 
 
 @functools.lru_cache
-def _current(components: tuple[str, ...], arch: str) -> str | None:
+def _current(components: tuple[str, ...], arch: str) -> tuple[str, ...]:
     from graftbox.bundle import build
+    from graftbox.bundle.compression import FORMS
     from graftbox.errors import GraftboxError
 
-    try:
-        found = build.current(arch, components)
-    except GraftboxError:
-        return None  # a component or architecture that this version does not know
-    return found.digest if found else None
+    digests = []
+    for form in FORMS:
+        # Not known to this version: a component, an architecture, or zstd without its library.
+        with contextlib.suppress(GraftboxError):
+            if found := build.current(arch, components, compression=form):
+                digests.append(found.digest)
+    return tuple(digests)
 
 
-def current_bundle(components: Sequence[str], arch: str) -> str | None:
-    """The digest of the bundle that `graft` would use now, if it is built."""
+def current_bundle(components: Sequence[str], arch: str) -> Sequence[str]:
+    """The digests of the bundles that `graft` would use now, as far as they are built."""
     return _current(tuple(components), arch)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from graftbox.errors import UnsupportedError
 from graftbox.image.graft import BUNDLE, Options
 from graftbox.image.manifest import OCI_INDEX, Document, serialise
-from graftbox.image.place import Bundles, Plan, Planned, Report, execute, make_plan
+from graftbox.image.place import Bundles, Plan, Planned, Report, check_form, execute, make_plan
 from graftbox.image.platforms import machine_architecture
 from graftbox.image.reference import Reference
 from graftbox.image.transports import Access, open_target, target_tags
@@ -50,6 +50,7 @@ def push_bundle(
     An engine or a Docker archive takes one architecture: the only one, else this machine's.
     """
     start = time.perf_counter()
+    check_form(bundles, target)
     if not target.transport.holds_many_platforms and len(bundles) > 1:
         arch = machine_architecture()
         if arch not in bundles:

@@ -149,10 +149,26 @@ def _layers(manifest: Document, config: Mapping[str, Any]) -> list[BundleLayer]:
     if not len(diff_ids) == len(history) == len(manifest.layers):
         raise VerificationError("The bundle's image has other layers than its labels say.")
     return [
-        BundleLayer(_name(entry), "", layer.digest, diff_id, 0, layer.size)
-        for layer, diff_id, entry in zip(manifest.layers, diff_ids, history, strict=True)
+        BundleLayer(
+            _name(entry),
+            "",
+            layer.digest,
+            diff_id,
+            0,
+            layer.size,
+            "zstd" if layer.media_type.endswith("+zstd") else "gzip",
+            _annotations(raw),
+        )
+        for layer, raw, diff_id, entry in zip(
+            manifest.layers, manifest.entries("layers"), diff_ids, history, strict=True
+        )
     ]
 
 
 def _name(entry: Mapping[str, Any]) -> str:
     return str(entry.get("created_by", "")).removeprefix(EVENT).partition(" ")[0]
+
+
+def _annotations(descriptor: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    value = descriptor.get("annotations")
+    return tuple(sorted((str(k), str(v)) for k, v in value.items())) if isinstance(value, dict) else ()

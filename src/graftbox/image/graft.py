@@ -46,7 +46,7 @@ NO_TIME = "1970-01-01T00:00:00Z"
 
 @dataclass(frozen=True)
 class BundleLayer:
-    """One gzip layer of the bundle; ``size`` is the tar's bytes, ``compressed_size`` the blob's."""
+    """One layer of the bundle; ``size`` is the tar's bytes, ``compressed_size`` the blob's."""
 
     name: str
     component: str
@@ -54,6 +54,15 @@ class BundleLayer:
     diff_id: str
     size: int
     compressed_size: int
+    compression: str = "gzip"
+    """``gzip`` or ``zstd``: what the media type says."""
+    annotations: tuple[tuple[str, str], ...] = ()
+    """Of the layer's descriptor: what lazy-pulling snapshotters need of an eStargz layer."""
+
+    @property
+    def is_oci_only(self) -> bool:
+        """Docker's types have none for zstd, and no annotations."""
+        return self.compression == "zstd" or bool(self.annotations)
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,11 @@ class Bundle:
     layers: tuple[BundleLayer, ...]
     lock: str = ""
     """Digest of the lock that it was made from."""
+
+    @property
+    def is_oci_only(self) -> bool:
+        """Whether an image with it must have OCI types, also where its base has Docker's."""
+        return any(layer.is_oci_only for layer in self.layers)
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ class Options:
     keep_entrypoint: bool = False
     """Run the base's own entrypoint as a supervised child of the server."""
     oci_types: bool = False
-    """Give the manifest OCI types even if the base has Docker's; for OCI layouts."""
+    """Give the manifest OCI types even if the base has Docker's; OCI layouts, zstd and eStargz need that."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,7 @@ def graft(base: Image, bundle: Bundle, options: Options) -> Image:
     Raises `UnsupportedError` for an image of another OS or architecture, `FormatError` for a base
     whose manifest and config contradict one another.
     """
-    if options.oci_types:
+    if options.oci_types or bundle.is_oci_only:
         base = Image(as_oci(base.manifest), base.config)
     manifest = dict(base.manifest.json)
     config = parse_object(base.config, "The image's config")
@@ -126,9 +140,8 @@ def graft(base: Image, bundle: Bundle, options: Options) -> Image:
         history = _without(history, cut)
     runtime = _process(_object(config, "config"), labels, bundle, options)
 
-    kind = layer_type(base.manifest.media_type)
     for layer in bundle.layers:
-        layers.append({"mediaType": kind, "digest": layer.digest, "size": layer.compressed_size})
+        layers.append(_descriptor(layer, base.manifest.media_type))
         diff_ids.append(layer.diff_id)
         if history is not None:
             history.append(_event(layer, bundle, config.get("created")))
@@ -258,6 +271,12 @@ def _without(history: list[Any], cut: slice) -> list[Any]:
             kept.append(entry)
         layer += 1
     return kept
+
+
+def _descriptor(layer: BundleLayer, manifest_type: str) -> dict[str, Any]:
+    kind = layer_type(manifest_type, layer.compression)
+    descriptor = {"mediaType": kind, "digest": layer.digest, "size": layer.compressed_size}
+    return descriptor | ({"annotations": dict(layer.annotations)} if layer.annotations else {})
 
 
 def _event(layer: BundleLayer, bundle: Bundle, created: object) -> dict[str, str]:

@@ -88,16 +88,19 @@ def _gunzip(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
 def _unzstd(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
     for module in ("compression.zstd", "backports.zstd"):
         try:
-            decompressor = importlib.import_module(module).ZstdDecompressor
+            library = importlib.import_module(module)
         except ImportError:
             continue
-        yield from _unzstd_here(decompressor, first, chunks)
+        try:
+            yield from _unzstd_here(library.ZstdDecompressor, first, chunks)
+        except library.ZstdError as error:
+            raise EOFError(str(error)) from error
         return
     program = which("zstd")
     if program is None:
         raise UnsupportedError(
-            "This image has zstd layers, and neither Python (3.14 can) nor a zstd program is here to read "
-            "them. Install zstd (apt install zstd)."
+            "This image has zstd layers, and neither Python (3.14 can) nor the package backports.zstd nor a "
+            "zstd program is here to read them: pip install 'graftbox[zstd]', or apt install zstd."
         )
     yield from _unzstd_outside(program, first, chunks)
 
@@ -109,7 +112,9 @@ def _unzstd_here(decompressor: Any, first: bytes, chunks: Iterator[bytes]) -> It
         while data:
             if frame.eof:
                 frame = decompressor()
-            yield frame.decompress(data)
+            yield frame.decompress(data, 4 * CHUNK)
+            while not frame.eof and not frame.needs_input:
+                yield frame.decompress(b"", 4 * CHUNK)
             data = frame.unused_data if frame.eof else b""
     if not frame.eof:
         raise EOFError("the zstd stream ends early")

@@ -96,6 +96,7 @@ def graft_image(
     unless all of it is stored.
     """
     start = time.perf_counter()
+    check_form(bundles, target)
     arch = _wanted(platform, target)
     with contextlib.ExitStack() as stack:
         if base.transport is target.transport is Transport.REGISTRY and not (access and access.registries):
@@ -131,6 +132,15 @@ def graft_image(
     )
 
 
+def check_form(bundles: Bundles, target: Reference) -> None:
+    """Refuses zstd layers for `docker load`, which reads them from Docker 23 on only, and not in words."""
+    zstd = any(layer.compression == "zstd" for bundle in bundles.values() for layer in bundle.layers)
+    if zstd and target.transport in {Transport.DOCKER_DAEMON, Transport.DOCKER_ARCHIVE}:
+        raise UnsupportedError(
+            f"{target} cannot take zstd layers; choose --compression gzip, or a registry or OCI target."
+        )
+
+
 def _wanted(platform: str | None, target: Reference) -> str | None:
     """The one architecture to graft, or None for all that the base and the bundles share."""
     if platform:
@@ -151,6 +161,8 @@ def make_plan(
         raise UnsupportedError(
             f"There is no bundle for {wanted}; make one: graftbox bundle build --arch ARCH"
         )
+    if any(bundle.is_oci_only for bundle in bundles.values()):
+        options = dataclasses.replace(options, oci_types=True)  # for all platforms, and the index of them
     if source is None:
         bundle = next(iter(bundles.values()))
         return Plan((_planned(None, scratch(bundle.arch), bundle, store, options),), None, ())

@@ -24,8 +24,8 @@ PAGE = 1000
 
 _NEXT = re.compile(r'<[^>]*\?([^>]*)>\s*;\s*rel="?next')
 
-Current = Callable[[Sequence[str], str], str | None]
-"""(components, architecture) -> the digest of today's bundle of them; None if it is not known here."""
+Current = Callable[[Sequence[str], str], Sequence[str]]
+"""(components, architecture) -> the digests of today's bundle of them, one per form that is built here."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ def _judged(found: list[_Facts], version: str, current: Current) -> tuple[bool, 
         if facts.version != version:
             return True, f"made by graftbox {facts.version}"
         today = current(facts.components, facts.arch)
-        if today is None:
+        if not today:
             names = ", ".join(facts.components)
             return False, f"today's bundle of {names} for {facts.arch} is not built here, so nobody can tell"
-        if facts.bundle != today:
-            return True, f"its bundle is {facts.bundle[7:19]}, today's is {today[7:19]}"
+        if facts.bundle not in today:
+            return True, f"its bundle is {facts.bundle[7:19]}, today's is {today[0][7:19]}"
     return False, "up to date"
 
 

@@ -80,6 +80,9 @@ def tags_of(base: Reference, base_digest: str, choice: Choice) -> Tags:
         "platform": choice.platform,
         "user": choice.user,
     }
+    # gzip is not named, so that its tags stay; eStargz layers have other diff IDs already.
+    if any(layer.compression != "gzip" for bundle in bundles.values() for layer in bundle.layers):
+        options["compression"] = "zstd"
     lock_hash = _hash({"base": base_digest, "layers": layers, "lock": locks, "options": options})
     source_hash = _hash(server)
     slug = _slug(base)

@@ -26,7 +26,7 @@ def built(monkeypatch: pytest.MonkeyPatch, store: Store, bundle: Bundle) -> None
     ]
     manifest = BundleManifest("amd64", "tree", "sha256:lock", ("core",), tuple(layers))
     monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
-    monkeypatch.setattr(build, "current", lambda arch, *_: manifest if arch == "amd64" else None)
+    monkeypatch.setattr(build, "current", lambda arch, *_, **__: manifest if arch == "amd64" else None)
 
 
 def run(*arguments: str) -> dict[str, Any]:
