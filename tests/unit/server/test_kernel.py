@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 import zipfile
@@ -197,6 +198,12 @@ def test_nothing_is_left_when_the_server_is_killed(start: Any) -> None:
     code = "import os, subprocess\nchild = subprocess.Popen(['sleep', '600'])\nprint(os.getpid(), child.pid)"
     pids = [int(pid) for pid in cell(client, code).split()]
     assert all(map(alive, pids))
+    keeper = int(client.output("echo $PPID"))
+    words = Path(f"/proc/{keeper}/cmdline").read_text().split("\0")
+    folder = Path(next(word for word in words if ".graftbox-" in word)).parents[1]
     client.process.kill()
     client.process.wait()
     until(lambda: not any(map(alive, pids)))
+    # The shell waits for the next server, which does not come.
+    os.kill(keeper, signal.SIGKILL)
+    shutil.rmtree(folder)

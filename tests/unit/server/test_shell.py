@@ -205,7 +205,7 @@ def test_a_shell_that_ends_with_its_terminal_stopped_is_still_noticed(client: An
 def test_a_shell_killed_between_commands_is_replaced_and_it_is_said(client: Any) -> None:
     pid = shell_pid(client)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not alive(pid))
+    until(lambda: client.ask("GET", "/v1/sessions/main")[1]["state"] == "dead")
     answer = client.run("echo next")
     assert answer["content"] == "next"
     assert "killed by signal 9" in metadata(answer)["prefix"]
@@ -215,7 +215,7 @@ def test_a_shell_killed_between_commands_is_replaced_and_it_is_said(client: Any)
 def test_a_killed_terminal_is_replaced(client: Any, which: str) -> None:
     pid = int(client.output(f"echo {which}"))
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not alive(pid))
+    until(lambda: client.ask("GET", "/v1/sessions/main")[1]["state"] == "dead")
     answer = client.run("echo next")
     assert answer["content"] == "next"
     assert "terminal of the shell was killed" in metadata(answer)["prefix"]
