@@ -11,6 +11,7 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -38,6 +39,12 @@ def program(name: str, package: str | None = None) -> str:
         missing(f"the program {name} (package {package or name})")
     assert path is not None
     return path
+
+
+def shown_below_tmp() -> list[str]:
+    """Options for bubblewrap after ``--tmpfs /tmp``: this clone and its Python may be below ``/tmp``."""
+    folders = {str(Path(__file__).parents[2] / "src"), sys.prefix, sys.base_prefix}
+    return [word for folder in sorted(folders) for word in ("--ro-bind", folder, folder)]
 
 
 def free_port() -> int:

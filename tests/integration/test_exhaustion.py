@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.conftest import missing, program
+from tests.integration.conftest import missing, program, shown_below_tmp
 
 SOURCE = Path(__file__).parents[2] / "src"
 Ask = Callable[..., tuple[int, Any]]
@@ -39,9 +39,7 @@ def start() -> Iterator[Start]:
             "--tmpfs",
             "/dev/shm",
         ]
-        # They may be below /tmp themselves.
-        for folder in {str(SOURCE), sys.prefix, sys.base_prefix}:
-            command += ["--ro-bind", folder, folder]
+        command += shown_below_tmp()
         command += ["--unshare-user", "--uid", "1000", "--unshare-pid", "--die-with-parent", "--new-session"]
         command += [sys.executable, "-B", "-m", "graftbox.server", "0", "--no-auth"]
         environment = {"PATH": os.environ["PATH"], "HOME": "/tmp", "PYTHONPATH": str(SOURCE)}

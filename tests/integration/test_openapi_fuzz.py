@@ -33,7 +33,7 @@ from schemathesis.config import (
 )
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
-from tests.integration.conftest import program
+from tests.integration.conftest import program, shown_below_tmp
 
 from graftbox.server import openapi, routes
 
@@ -84,7 +84,16 @@ schema = schemathesis.openapi.from_dict(
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("work").resolve()
     command = [program("bwrap", "bubblewrap"), "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
-    command += ["--tmpfs", "/tmp", "--bind", str(folder), str(folder), "--chdir", str(folder)]
+    command += [
+        "--tmpfs",
+        "/tmp",
+        *shown_below_tmp(),
+        "--bind",
+        str(folder),
+        str(folder),
+        "--chdir",
+        str(folder),
+    ]
     command += [
         "--unshare-user",
         "--uid",
