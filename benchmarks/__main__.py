@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from demo import debian_base
 from tests.integration.conftest import running_docker, running_registry
@@ -32,8 +33,9 @@ from benchmarks import (
     registry,
     server,
     shell,
+    ways,
 )
-from benchmarks.measure import Figure, table
+from benchmarks.measure import table
 from graftbox.bundle import build as bundle_build
 from graftbox.bundle import tree
 from graftbox.store import Store
@@ -103,7 +105,9 @@ class Section:
 
     title: str
     needs: tuple[str, ...]
-    figures: Callable[..., list[Figure]]
+    figures: Callable[..., Any]
+    table: Callable[[str, Any], str] = table
+    """Makes the Markdown of the title and of what ``figures`` returned."""
 
 
 SECTIONS = {
@@ -118,6 +122,7 @@ SECTIONS = {
     "graft": Section("Adding it to an image", ("registry", "base"), graft.figures),
     "mirror": Section("Pulling through the mirror", ("registry", "tagged"), mirror.figures),
     "server": Section("Running it", ("unpacked", "image"), server.figures),
+    "ways": Section("The ways side by side", (), ways.comparison, ways.table),
     # The last one: it wraps the HTTP library's sockets.
     "registry": Section("Grafting in a registry", (), registry.figures),
 }
@@ -128,20 +133,20 @@ def main(arguments: list[str]) -> None:
     if unknown := set(names) - set(SECTIONS):
         sys.exit(f"no section is called {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     tables = []
-    for title, figures in _measured(names):
-        tables.append(table(title, figures))
+    for text in _measured(names):
+        tables.append(text)
         print(tables[-1], flush=True)
     if "--readme" in arguments:
-        text = re.sub(
+        written = re.sub(
             r"(<!-- benchmarks -->\n).*(<!-- /benchmarks -->)",
             lambda match: match[1] + "\n".join(tables) + match[2],
             README.read_text(),
             flags=re.DOTALL,
         )
-        README.write_text(text)
+        README.write_text(written)
 
 
-def _measured(names: list[str]) -> Iterator[tuple[str, list[Figure]]]:
+def _measured(names: list[str]) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="graftbox-bench-") as name, contextlib.ExitStack() as stack:
         machine = Machine(Path(name), stack)
         for key, section in SECTIONS.items():
@@ -152,7 +157,7 @@ def _measured(names: list[str]) -> Iterator[tuple[str, list[Figure]]]:
             except LookupError as error:
                 print(f"{section.title}: left out, as this is missing: {error.args[0]}", file=sys.stderr)
                 continue
-            yield section.title, section.figures(*needed)
+            yield section.table(section.title, section.figures(*needed))
 
 
 if __name__ == "__main__":

@@ -40,18 +40,33 @@ BATCH = 1000
 JOBS = 8
 
 
-def plant(registry: Registry, name: str, count: int, docker: bool = False) -> Iterator[str]:
-    """Writes distinct one-layer images into the storage of Debian's docker-registry; their references."""
-    tar = make_tar({"etc/name": name.encode() * 1000})
-    layer = gzip.compress(tar, 1, mtime=0)
-    _blob(registry.root, name, layer)
+def plant(
+    registry: Registry,
+    name: str,
+    count: int,
+    docker: bool = False,
+    base: bytes | None = None,
+    arch: str = "amd64",
+) -> Iterator[str]:
+    """Writes distinct images into the storage of Debian's docker-registry; their references.
+
+    They have one and the same layer; with ``base``, that tar and a small layer of each one's own.
+    """
+    tar = base or make_tar({"etc/name": name.encode() * 1000})
+    diff_id = str(_entry(tar)["digest"])
+    layer = _blob(registry.root, name, gzip.compress(tar, 1, mtime=0))
     for number in range(count):
+        diff_ids, layers = [diff_id], [layer]
+        if base is not None:
+            own = make_tar({"etc/number": str(number).encode()})
+            diff_ids.append(str(_entry(own)["digest"]))
+            layers.append(_blob(registry.root, name, gzip.compress(own, 1, mtime=0)))
         config = {
-            "architecture": "amd64",
+            "architecture": arch,
             "os": "linux",
             "config": {"Env": ["PATH=/usr/bin:/bin"], "Cmd": ["sh"], "Labels": {"number": str(number)}},
-            "history": [{"created_by": "benchmark"}],
-            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(tar).hexdigest()]},
+            "history": [{"created_by": "benchmark"} for _ in layers],
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
         }
         kind, config_kind = (DOCKER_MANIFEST, DOCKER_CONFIG) if docker else (OCI_MANIFEST, OCI_CONFIG)
         layer_kind = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -61,7 +76,7 @@ def plant(registry: Registry, name: str, count: int, docker: bool = False) -> It
             "schemaVersion": 2,
             "mediaType": kind,
             "config": _blob(registry.root, name, json.dumps(config).encode()) | {"mediaType": config_kind},
-            "layers": [_entry(layer) | {"mediaType": layer_kind}],
+            "layers": [entry | {"mediaType": layer_kind} for entry in layers],
         }
         manifest = json.dumps(body).encode()
         digest = str(_blob(registry.root, name, manifest)["digest"])
