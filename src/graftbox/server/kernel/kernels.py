@@ -93,8 +93,10 @@ class Kernels:
             check()
             program = str(_GUEST / "bundled.py")
             private = f"{base}.d"
-            argv = [sys.executable, "-IB", "-Xutf8", program, private, str(packages)]
-            return JupyterLink(base, plan.identity), argv, sys.executable
+            # OpenHands' clients look for it under a name of their own.
+            python = self.sandbox.environment.get("GRAFTBOX_OWN_PYTHON") or sys.executable
+            argv = [python, "-IB", "-Xutf8", program, private, str(packages)]
+            return JupyterLink(base, plan.identity), argv, python
         from graftbox.server.kernel.pipe import PipeLink
 
         argv = [interpreter, "-u", str(_GUEST / "foreign.py")]
