@@ -168,8 +168,10 @@ def _maps(compiler: str) -> Entry:
 
 def _interpreter(program: bytes) -> str:
     from elftools.elf.elffile import ELFFile
+    from elftools.elf.segments import InterpSegment
 
     for segment in ELFFile(io.BytesIO(program)).iter_segments("PT_INTERP"):
+        assert isinstance(segment, InterpSegment)
         return str(segment.get_interp_name())
     raise AssertionError("the compiler made a static program")
 
