@@ -138,6 +138,9 @@ def test_cancelling_a_wait_for_an_older_command_leaves_the_command_alone(client:
         reading = asyncio.create_task(mcp.call_tool("shell", {"command": "", "session": "older"}))
         await asyncio.sleep(0.3)
         reading.cancel()
+        # It has its turn only after the cancelled one is over.
+        again = {"command": "", "session": "older", "timeout": 0.2}
+        assert (await mcp.call_tool("shell", again)).structured_content["running"]
         (client.folder / "go").touch()
         return await mcp.call_tool("shell", {"command": "", "session": "older", "blocking": True})
 
