@@ -253,9 +253,10 @@ def test_a_client_that_goes_away_ends_its_command(client: Any) -> None:
         head = b"POST /v1/run HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
         connection.sendall(head % len(body) + body)
         path = client.folder / "pid"
-        while not path.exists() or not path.read_text():
-            time.sleep(0.01)
-        assert client.ask("GET", "/v1/commands")[1]["commands"][-1]["state"] == "running"
+        until(lambda: path.exists() and path.read_text())
+        until(
+            lambda: "running" in [each["state"] for each in client.ask("GET", "/v1/commands")[1]["commands"]]
+        )
     until(lambda: not alive(int(path.read_text())))
     path.unlink()
 
