@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from graftbox.errors import UnsupportedError
 from graftbox.image.graft import BUNDLE, Options
 from graftbox.image.manifest import OCI_INDEX, Document, serialise
-from graftbox.image.place import Bundles, Plan, Planned, Report, check_form, execute, make_plan
+from graftbox.image.place import Bundles, Plan, Planned, Report, carry_out, check_form, make_plan
 from graftbox.image.platforms import machine_architecture
 from graftbox.image.reference import Reference
-from graftbox.image.transports import Access, open_target, target_tags
+from graftbox.image.transports import Access
 from graftbox.store import Store
 
 
@@ -59,18 +59,4 @@ def push_bundle(
             )
         bundles = {arch: bundles[arch]}
     plan = bundle_plan(bundles, store)
-    destination = open_target(target, store, tags, access)
-    try:
-        layers, size = execute(plan, destination, progress)
-        destination.finish()
-    finally:
-        destination.close()
-    return Report(
-        image=str(target),
-        digest=(plan.top.config if target.transport.names_configs else plan.top).digest,
-        tags=target_tags(target, tags),
-        layers_sent=layers,
-        bytes_sent=size,
-        seconds=round(time.perf_counter() - start, 6),
-        platforms=tuple(str(planned.platform) for planned in plan.images),
-    )
+    return carry_out(plan, target, store, tags, access, progress, start)

@@ -180,7 +180,7 @@ def members(blob: Blob) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
             while (member := tar.next()) is not None:
                 yield tar, member
                 # It would remember every member it has seen.
-                tar.members = []  # type: ignore[attr-defined]
+                tar.members = []  # type: ignore[attr-defined]  # typeshed leaves it out
         reader.drain()
     found = "sha256:" + reader.sha.hexdigest()
     if blob.diff_id and found != blob.diff_id:

@@ -116,7 +116,20 @@ def graft_image(
         plan = make_plan(source, bundles, store, options, arch)
         for note in plan.notes:
             progress(note)
-        destination = stack.enter_context(contextlib.closing(open_target(target, store, tags, access)))
+        return carry_out(plan, target, store, tags, access, progress, start)
+
+
+def carry_out(
+    plan: Plan,
+    target: Reference,
+    store: Store,
+    tags: Sequence[str],
+    access: Access | None,
+    progress: Callable[[str], None],
+    start: float,
+) -> Report:
+    """Put what is planned at ``target``; ``start`` is when the work began, by `time.perf_counter`."""
+    with contextlib.closing(open_target(target, store, tags, access)) as destination:
         layers, size = execute(plan, destination, progress)
         destination.finish()
     return Report(
