@@ -15,8 +15,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -135,9 +135,9 @@ class Store:
     def temporary_file(self) -> Iterator[tuple[IO[bytes], Path]]:
         """An open file in ``tmp/``, deleted at the end unless it was moved away."""
         with storage_errors(self.root):
-            handle, name = tempfile.mkstemp(dir=self.folder("tmp"))
-            path = Path(name)
+            path = self._temporary_path()
             try:
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
                 with os.fdopen(handle, "wb") as stream:
                     yield stream, path
             finally:
@@ -147,11 +147,16 @@ class Store:
     def temporary_folder(self) -> Iterator[Path]:
         """A folder in ``tmp/``, deleted at the end unless it was moved away."""
         with storage_errors(self.root):
-            path = Path(tempfile.mkdtemp(dir=self.folder("tmp")))
+            path = self._temporary_path()
             try:
+                path.mkdir(0o700)
                 yield path
             finally:
                 remove_folder(path)
+
+    def _temporary_path(self) -> Path:
+        """A new name in ``tmp/``, known before anything is made: a Ctrl-C in between finds what to delete."""
+        return self.folder("tmp") / secrets.token_hex(8)
 
     def sweep(self, age: float = WEEK) -> None:
         """Deletes what killed processes left in ``tmp/`` more than ``age`` seconds ago."""
