@@ -26,18 +26,20 @@ import time
 
 sys.path.append(__file__.rpartition("/graftbox/")[0])
 # An isolated interpreter does not find them otherwise.
+from graftbox.server.frames import frame, take
 from graftbox.server.marks import Marks
+from graftbox.server.mirror import Mirror
 from graftbox.server.pseudoterminal import PseudoTerminal
 from graftbox.server.ring import Ring
 
 CHUNK = 256 * 1024
 WINDOW = 8 * 1024 * 1024
 """How far the terminal may be ahead of a living server, bytes."""
-MIRROR, MIRROR_KEPT, MIRROR_AT_ONCE, MIRROR_RATE = 512 * 1024, 64 * 1024, 16 * 1024, 2e6
 TICK, BEGIN_SECONDS, FAREWELL_SECONDS = 2.0, 15.0, 2.0
 FIELDS = 5
 HISTORY = 64
 ALONE_SECONDS = 15.0
+LARGEST = 1 << 30
 _IGNORED = ("SIGINT", "SIGQUIT", "SIGTERM", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGHUP")
 _IN, _OUT = select.POLLIN, select.POLLOUT
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
@@ -59,8 +61,9 @@ class Keeper:
         self.number, self.phases, self.reported, self.sent = b"0", b"", False, 0.0
         self.suspected, self.probed, self.orphaned = 0.0, False, False
         self.report = b""
-        self.lines, self.mirror = bytearray(), bytearray()
-        self.mirror_at = self.look_again = 0.0
+        self.lines = bytearray()
+        self.mirror = Mirror(1)
+        self.look_again = 0.0
         self.status: int | None = None
         self.farewell_until = 0.0
         self.ended = False
@@ -142,13 +145,12 @@ class Keeper:
         }
         if self.connection is not None:
             wanted[self.connection.fileno()] = _IN | (_OUT if self.outbox else 0)
-        now = time.monotonic()
         times = []
-        if self.mirror:
-            if now >= self.mirror_at:
-                wanted[1] = _OUT
-            else:
-                times.append(self.mirror_at - now)
+        delay = self.mirror.delay()
+        if delay:
+            times.append(delay)
+        elif delay is not None:
+            wanted[1] = _OUT
         if self.unsettled or self.farewell_until:
             times.append(TICK)
         if self.connection is None:
@@ -176,10 +178,7 @@ class Keeper:
 
     def text(self, data: bytes) -> None:
         self.ring.write(data)
-        self.mirror += data
-        if len(self.mirror) > MIRROR:
-            cut = self.mirror.find(b"\n", len(self.mirror) - MIRROR_KEPT)
-            del self.mirror[: cut + 1 if cut >= 0 else len(self.mirror) - MIRROR_KEPT]
+        self.mirror.add(data)
 
     def mark(self, content: bytes) -> None:
         phase, number = content[:1], content[1:]
@@ -207,12 +206,7 @@ class Keeper:
             self.ended = True
 
     def to_tmux(self, events: int) -> None:
-        try:
-            written = posix.write(1, self.mirror[:MIRROR_AT_ONCE])
-        except OSError:
-            return
-        del self.mirror[:written]
-        self.mirror_at = time.monotonic() + written / MIRROR_RATE
+        self.mirror.write()
 
     # -- the shell
 
@@ -331,17 +325,17 @@ class Keeper:
 
     def remember(self, kind: bytes, payload: bytes) -> None:
         """Tell the server, and keep it for the next one."""
-        frame = _frame(kind, payload)
-        self.history.append(frame)
+        told = frame(kind, payload)
+        self.history.append(told)
         if self.connection is not None:
-            self.outbox += frame
+            self.outbox += told
 
     def hello(self) -> None:
         """Introduce the shell to a server, and hand the log over."""
         assert self.connection is not None
         payload = b"%d %d %d %s" % (self.shell, posix.getpid(), self.ring.end, self.number)
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, self.log.to_bytes(4, sys.byteorder))]
-        self.connection.sendmsg([_frame(b"h", payload)], rights)
+        self.connection.sendmsg([frame(b"h", payload)], rights)
         self.connection.setblocking(False)
 
     def from_listener(self, events: int) -> None:
@@ -366,8 +360,8 @@ class Keeper:
             return
         self.acknowledged = self.told = self.ring.end
         self.waiting_for_ack = False
-        for frame in self.history:
-            self.outbox += frame
+        for told in self.history:
+            self.outbox += told
 
     def hang_up(self) -> None:
         """The server is gone. The log goes on."""
@@ -392,11 +386,7 @@ class Keeper:
                 self.hang_up()
                 return False
             self.inbox += data
-            while len(self.inbox) >= 5 and len(self.inbox) >= (
-                size := 5 + int.from_bytes(self.inbox[1:5], "big")
-            ):
-                kind, payload = bytes(self.inbox[:1]), bytes(self.inbox[5:size])
-                del self.inbox[:size]
+            for kind, payload in take(self.inbox, LARGEST):
                 self.obey(kind, payload)
         elif events & _GONE:
             self.hang_up()
@@ -422,7 +412,7 @@ class Keeper:
             columns, rows = payload.split()
             self.terminal.resize(int(columns), int(rows))
         elif kind == b"g":
-            self.outbox += _frame(b"g", b"%d" % self.terminal.foreground())
+            self.outbox += frame(b"g", b"%d" % self.terminal.foreground())
         elif kind == b"x":
             self.ended = True
 
@@ -431,7 +421,7 @@ class Keeper:
             return
         if self.ring.end != self.told and not self.waiting_for_ack:
             self.told, self.waiting_for_ack = self.ring.end, True
-            self.outbox += _frame(b"o", b"%d" % self.told)
+            self.outbox += frame(b"o", b"%d" % self.told)
         if self.outbox:
             try:
                 del self.outbox[: self.connection.send(self.outbox)]
@@ -444,10 +434,6 @@ class Keeper:
 def _socket_pair() -> tuple[int, int]:
     one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     return one.detach(), other.detach()
-
-
-def _frame(kind: bytes, payload: bytes) -> bytes:
-    return kind + len(payload).to_bytes(4, "big") + payload
 
 
 def _receive(connection: _socket.socket) -> tuple[bytes, list[int]]:

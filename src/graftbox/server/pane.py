@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from graftbox.server.frames import HEAD, frame, length, take
+
 HELLO_SECONDS = 30.0
 LARGEST = 16 * 1024 * 1024
 """Bytes of a frame."""
@@ -85,19 +87,11 @@ class Pane(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.inbox += data
-        position = 0
-        while len(self.inbox) >= position + 5:
-            size = int.from_bytes(self.inbox[position + 1 : position + 5], "big")
-            if size > LARGEST:
-                self.transport.abort()
-                return
-            end = position + 5 + size
-            if len(self.inbox) < end:
-                break
-            kind, payload = self.inbox[position : position + 1], bytes(self.inbox[position + 5 : end])
-            position = end
-            self._frame(bytes(kind), payload)
-        del self.inbox[:position]
+        try:
+            for kind, payload in take(self.inbox, LARGEST):
+                self._frame(kind, payload)
+        except ValueError:
+            self.transport.abort()
 
     def _frame(self, kind: bytes, payload: bytes) -> None:
         if kind == b"g":
@@ -126,7 +120,7 @@ class Pane(asyncio.Protocol):
 
     def _send(self, kind: bytes, payload: bytes) -> None:
         if not self.transport.is_closing():
-            self.transport.write(kind + len(payload).to_bytes(4, "big") + payload)
+            self.transport.write(frame(kind, payload))
 
     def command(self, number: int, lines: bytes) -> None:
         self._send(b"c", b"%d\0%s" % (number, lines))
@@ -182,12 +176,12 @@ async def receive_hello(connection: socket.socket) -> Hello:
     """A keeper's first frame; raises `OSError` or `TimeoutError`."""
     async with asyncio.timeout(HELLO_SECONDS):
         await _readable(connection)
-        head, descriptors, _, _ = socket.recv_fds(connection, 5, 1)
+        head, descriptors, _, _ = socket.recv_fds(connection, HEAD, 1)
         try:
             loop = asyncio.get_running_loop()
-            size = int.from_bytes(head[1:], "big")
+            size = length(head) - HEAD
             payload = b""
-            while len(head) == 5 and len(payload) < size:
+            while len(head) == HEAD and len(payload) < size:
                 piece = await loop.sock_recv(connection, size - len(payload))
                 if not piece:
                     break
