@@ -50,6 +50,7 @@ BUILDER_CODE = tuple(
         "relocation",
         "rules",
         "stage",
+        "strip",
         "whl",
     )
 )
@@ -66,7 +67,9 @@ def build(
     sources: Sources | None = None,
     compression: str = forms.GZIP,
 ) -> BundleManifest:
-    """The bundle of these components (none: all of the recipe), built as far as it is not in the store yet.
+    """The bundle of these components, built as far as it is not in the store yet.
+
+    Which ones names stand for is said by `Recipe.chosen`; none: all that are not optional.
 
     ``recipe`` and ``lock`` default to the built-in ones, ``arch`` to this machine's; ``compression`` is one
     of `compression.FORMS`. Safe to run many times at once and to interrupt: a layer is in the store whole or
@@ -99,7 +102,8 @@ class Job:
 
     Which layer a file is in does not depend on which components are chosen: what the base component has is
     in its layer only; wheels and packages that several others have and the base has not are in a layer of
-    their own, ``jupyter+mcp``, that comes with each of them; everything else is in its component's layer.
+    their own, ``jupyter+mcp``, that comes with each of them and lies on the layers of these and further ones;
+    everything else is in its component's layer.
     """
 
     recipe: Recipe
@@ -121,11 +125,7 @@ class Job:
     ) -> Job:
         recipe = recipe or Recipe.builtin()
         lock = lock or Lock.of(recipe)
-        for name in components or ():
-            recipe.component(name)
-        chosen = tuple(
-            name for name in recipe.components if not components or name in components or name == recipe.base
-        )
+        chosen = recipe.chosen(components)
         arch = arch or architecture()
         lock.architecture(arch)
         return cls(recipe, lock, arch, chosen, store or Store(), compression)
@@ -149,13 +149,18 @@ class Job:
         for library in {library for table in tables.values() for library in table.get("libraries", ())}:
             having = [name for name, table in tables.items() if library in table.get("libraries", ())]
             names.add("+".join(having if self.recipe.base not in having else []))
-        return sorted(name for name in names if "+" in name and set(name.split("+")) & set(components))
+        chosen = [name for name in names if "+" in name and set(name.split("+")) & set(components)]
+        return sorted(chosen, key=lambda name: (-name.count("+"), name))
 
     def _below(self, layer: str) -> list[str]:
         """The layers that this one lies on, lowest first."""
         if layer in {self.recipe.base, SERVER}:
             return []
-        return [self.recipe.base, *([] if "+" in layer else self._shared([layer]))]
+        members = set(layer.split("+"))
+        return [
+            self.recipe.base,
+            *(name for name in self._shared([*members]) if members < set(name.split("+"))),
+        ]
 
     @cached_property
     def _builder(self) -> str:
@@ -246,7 +251,7 @@ class Job:
 
     def content(self, name: str, progress: Progress, sources: Sources | None) -> Content:
         """Everything that one layer holds."""
-        from graftbox.bundle import bytecode, relocation
+        from graftbox.bundle import bytecode, relocation, strip
 
         layers = [] if name == SERVER else [*self._below(name), name]
         entries = {entry for layer in layers for entry in self.entries(layer)}
@@ -259,6 +264,7 @@ class Job:
             below.update(content)
             content = self._staged(layer, paths, below)
         relocation.relocate(content, self.arch)
+        strip.strip(content)
         progress.done()
         progress.start(f"compiling {name}", 1)
         bytecode.add_bytecode(content, compiler, self.store)
