@@ -69,6 +69,42 @@ class Client:
         return code
 
 
+class Events:
+    """A stream of server-sent events, read as they come: kind, id, data. Let go or closed, it hangs up."""
+
+    def __init__(
+        self, port: int, method: str, path: str, body: object = None, last: str | None = None
+    ) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+        headers = {} if last is None else {"Last-Event-ID": last}
+        self.connection.request(method, path, None if body is None else json.dumps(body), headers)
+        self.response = self.connection.getresponse()
+        assert self.response.status == 200, self.response.read()
+        assert self.response.getheader("content-type") == "text/event-stream"
+        self.fields: dict[str, str] = {}
+
+    def __iter__(self) -> Events:
+        return self
+
+    def __next__(self) -> tuple[str, str, Any]:
+        while line := self.response.readline():
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if name:
+                self.fields[name] = value
+            elif "event" in self.fields:
+                found, self.fields = self.fields, {}
+                return found["event"], found.get("id", ""), json.loads(found["data"])
+        self.close()
+        raise StopIteration
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.response.close()
+        self.connection.close()
+
+
 def alive(pid: int) -> bool:
     """Whether it runs: what nobody has reaped yet does not."""
     try:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import http.client
 import json
 import os
 import pwd
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.server.conftest import SECONDS, alive, until
+from tests.unit.server.conftest import SECONDS, Events, alive, until
 
 JSON = dict[str, Any]
 
@@ -44,24 +42,8 @@ def show(client: Any, name: str, wait: float = 60) -> JSON:
     return answer
 
 
-def events(client: Any, path: str, last: str | None = None) -> Iterator[tuple[str, str, JSON]]:
-    """The events of a stream: kind, id, data."""
-    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=SECONDS)
-    connection.request("GET", path, headers={} if last is None else {"Last-Event-ID": last})
-    response = connection.getresponse()
-    assert response.status == 200, response.read()
-    assert response.headers["content-type"] == "text/event-stream"
-    fields: dict[str, str] = {}
-    try:
-        for line in response:
-            name, _, value = line.decode().rstrip("\n").partition(": ")
-            if name:
-                fields[name] = value
-            elif "event" in fields:
-                yield fields["event"], fields.get("id", ""), json.loads(fields["data"])
-                fields = {}
-    finally:
-        connection.close()
+def events(client: Any, path: str, last: str | None = None) -> Events:
+    return Events(client.port, "GET", path, last=last)
 
 
 def content(piece: JSON) -> bytes:

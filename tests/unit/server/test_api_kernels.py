@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.server.conftest import Events
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +29,8 @@ def execute(client: Any, kernel: str, code: str, **more: object) -> Any:
     return answer
 
 
-def stream(client: Any, kernel: str, code: str) -> Iterator[tuple[str, Any]]:
-    """Events as they come."""
-    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)
-    connection.request("POST", f"{kernel}/stream", json.dumps({"code": code}))
-    response = connection.getresponse()
-    assert response.getheader("content-type") == "text/event-stream"
-    kind = ""
-    try:
-        for line in response:
-            if line.startswith(b"event: "):
-                kind = line[7:].decode().strip()
-            elif line.startswith(b"data: "):
-                yield kind, json.loads(line[6:])
-    finally:
-        connection.close()
+def stream(client: Any, kernel: str, code: str) -> Events:
+    return Events(client.port, "POST", f"{kernel}/stream", {"code": code})
 
 
 def test_a_kernel_has_its_own_folder_and_variables(client: Any, kernel: str) -> None:
@@ -76,24 +61,24 @@ def test_outputs_stream_while_the_cell_runs(client: Any, kernel: str) -> None:
         # The cell goes on only when what it printed has arrived here.
         Path(f"{heard}{len(events)}").touch()
         events.append(event)
-    assert [kind for kind, _ in events] == ["output"] * 4 + ["done"]
-    assert "".join(data.get("text", "") for _, data in events) == "0\n1\n2\n"
-    assert events[-1][1]["status"] == "ok"
+    assert [kind for kind, _, _ in events] == ["output"] * 4 + ["done"]
+    assert "".join(data.get("text", "") for _, _, data in events) == "0\n1\n2\n"
+    assert events[-1][2]["status"] == "ok"
 
 
 def test_a_cell_can_be_interrupted_from_elsewhere(client: Any, kernel: str) -> None:
     events = stream(client, kernel, "import time\nprint('on')\ntime.sleep(60)")
-    assert next(events)[1]["text"] == "on\n"
+    assert next(events)[2]["text"] == "on\n"
     assert client.ask("GET", kernel)[1]["state"] == "busy"
     assert client.ask("POST", f"{kernel}/interrupt") == (200, {"interrupted": True})
-    kinds = [data.get("ename") or data.get("status") for _, data in events]
+    kinds = [data.get("ename") or data.get("status") for _, _, data in events]
     assert kinds == ["KeyboardInterrupt", "error"]
     assert client.ask("POST", f"{kernel}/interrupt") == (200, {"interrupted": False})
 
 
 def test_a_cell_ends_when_its_reader_goes_away(client: Any, kernel: str) -> None:
     events = stream(client, kernel, "print('on', flush=True)\nimport time\ntime.sleep(60)")
-    assert next(events)[1]["text"] == "on\n"
+    assert next(events)[2]["text"] == "on\n"
     events.close()
     assert execute(client, kernel, "2")["outputs"][0]["data"]["text/plain"] == "2"
 
@@ -118,7 +103,7 @@ def test_a_running_cell_is_answered_when_its_kernel_is_restarted(client: Any, ke
         time.sleep(0.01)
     assert client.ask("POST", f"{kernel}/restart")[0] == 200
     thread.join(60)
-    assert answers[-1][1]["status"] == "died"
+    assert answers[-1][2]["status"] == "died"
 
 
 def test_kernels_are_listed_refused_and_ended(client: Any, kernel: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import http.client
 import json
 import socket
 import threading
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.unit.server.conftest import SECONDS
+from tests.unit.server.conftest import Events
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -37,23 +36,8 @@ def run(client: Any, session: str, command: str, **more: object) -> JSON:
     return answer
 
 
-def events(client: Any, path: str, last: str | None = None) -> Iterator[tuple[str, str, JSON]]:
-    """The events of a stream: kind, id, data."""
-    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=SECONDS)
-    connection.request("GET", path, headers={} if last is None else {"Last-Event-ID": last})
-    response = connection.getresponse()
-    assert response.status == 200, response.read()
-    fields: dict[str, str] = {}
-    try:
-        for line in response:
-            name, _, value = line.decode().rstrip("\n").partition(": ")
-            if name:
-                fields[name] = value
-            elif "event" in fields:
-                yield fields["event"], fields.get("id", ""), json.loads(fields["data"])
-                fields = {}
-    finally:
-        connection.close()
+def events(client: Any, path: str, last: str | None = None) -> Events:
+    return Events(client.port, "GET", path, last=last)
 
 
 def content(piece: JSON) -> bytes:

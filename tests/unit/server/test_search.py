@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
+from tests.unit.server.conftest import Events
 
 from graftbox.server import search
 from graftbox.server.api import search as search_api
@@ -146,34 +144,18 @@ def test_a_search_ends_with_its_client(start: Any, tmp_path: Path) -> None:
     assert (status, len(found["lines"])) == (200, 1)
 
 
-class Changes:
-    """The events of one watch, read as they come."""
+class Changes(Events):
+    """The events of one watch."""
 
     def __init__(self, port: int, path: Path, recursive: bool = False) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        self.connection.request("GET", f"{FILES}/watch?path={path}&recursive={str(recursive).lower()}")
-        self.response = self.connection.getresponse()
-        assert self.response.status == 200
-        self.events = self._events()
-        assert next(self.events)[0] == "ready"
-
-    def _events(self) -> Iterator[tuple[str, Any]]:
-        kind = ""
-        for line in self.response:
-            if line.startswith(b"event: "):
-                kind = line[7:].decode().strip()
-            elif line.startswith(b"data: "):
-                yield kind, json.loads(line[6:])
+        super().__init__(port, "GET", f"{FILES}/watch?path={path}&recursive={str(recursive).lower()}")
+        assert next(self)[0] == "ready"
 
     def until(self, kind: str, path: str) -> Any:
-        for found, data in self.events:
+        for found, _, data in self:
             if (found, data.get("path")) == (kind, path):
                 return data
         raise AssertionError(f"no {kind} of {path}")
-
-    def close(self) -> None:
-        self.response.close()
-        self.connection.close()
 
 
 def test_changes_are_told_as_they_happen(client: Any, tmp_path: Path) -> None:
@@ -187,7 +169,7 @@ def test_changes_are_told_as_they_happen(client: Any, tmp_path: Path) -> None:
     changes.until("deleted", "g")
     tmp_path.rmdir()
     changes.until("deleted", ".")
-    assert list(changes.events) == []
+    assert list(changes) == []
     changes.close()
 
 
