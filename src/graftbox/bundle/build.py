@@ -42,6 +42,7 @@ BUILDER_CODE = tuple(
         "deb",
         "elf",
         "estargz",
+        "inventory",
         "layers",
         "libraries",
         "native",
@@ -239,12 +240,13 @@ class Job:
                 known = Layer(**json.loads(record.read_bytes()))
                 if self._is_here(known):
                     return known
-        from graftbox.bundle import layers
+        from graftbox.bundle import inventory, layers
 
         component = self.recipe.base if name == SERVER else name
         content = self.content(name, progress, sources)
         progress.start(f"packing {name}", 1)
         made = layers.write(name, component, content, self.store, self.compression)
+        inventory.record(made, content, self.store)
         progress.done()
         _write(self.store, record, json.dumps(made.facts, sort_keys=True).encode())
         return made

@@ -109,10 +109,31 @@ def build(
 
 @bundle.command()
 @choice
-def show(components: tuple[str, ...], arch: str | None, recipe: str, compression: str, as_json: bool) -> None:
-    """Print layers, sizes and packages."""
+@click.option("--tree", is_flag=True, help="Where the bytes are: layers and the folders in them.")
+@click.option("--by", type=click.Choice(["folder", "package"]), default="folder", help="What --tree shows.")
+@click.option(
+    "--depth", type=click.IntRange(0), default=3, show_default=True, help="How many levels --tree has."
+)
+@click.option("--html", type=click.Path(path_type=Path), help="Write a treemap, one HTML file, there.")
+def show(
+    components: tuple[str, ...],
+    arch: str | None,
+    recipe: str,
+    compression: str,
+    as_json: bool,
+    tree: bool,
+    by: str,
+    depth: int,
+    html: Path | None,
+) -> None:
+    """Print layers, sizes and packages; or where the bytes are."""
     job = _job(components, arch, recipe, Store(), compression)
     made = job.found()
+    if tree or html:
+        from graftbox.cli.inventory import show_bytes
+
+        show_bytes(made, job.store, tree, by == "package", depth, html, as_json)
+        return
     entries = job.lock.entries(job.arch, job.components)
     packages = [
         {"name": entry.name, "version": entry.version, "file": entry.filename, "size": entry.size}
@@ -137,9 +158,9 @@ def show(components: tuple[str, ...], arch: str | None, recipe: str, compression
             f"The {job.arch} bundle is not built yet. Run `graftbox bundle build` with the same options."
         )
     click.echo(f"lock   {job.lock.digest}\n")
-    rows = [(entry.name, entry.version, _shown(entry.size)) for entry in entries]
-    total = _shown(sum(entry.size for entry in entries))
-    _print_table([("package", "version", "size"), *rows, (f"{len(rows)} packages", "", total)])
+    rows = [(entry.name, entry.version, shown(entry.size)) for entry in entries]
+    total = shown(sum(entry.size for entry in entries))
+    print_table([("package", "version", "size"), *rows, (f"{len(rows)} packages", "", total)])
 
 
 @bundle.command()
@@ -266,18 +287,18 @@ def _print_layers(made: BundleManifest) -> None:
     def row(name: str, layers: Iterable[Layer], digest: str) -> tuple[str, ...]:
         sums = zip(*((layer.compressed_size, layer.size, layer.files) for layer in layers), strict=True)
         compressed, size, files = map(sum, sums)
-        return name, _shown(compressed), _shown(size), str(files), digest
+        return name, shown(compressed), shown(size), str(files), digest
 
     rows = [row(layer.name, [layer], layer.digest) for layer in made.layers]
     head = ("layer", "compressed", "unpacked", "files", "digest")
-    _print_table([head, *rows, row("together", made.layers, "")])
+    print_table([head, *rows, row("together", made.layers, "")])
 
 
-def _shown(size: int) -> str:
+def shown(size: int) -> str:
     return f"{size / MEGA:.1f} MB" if size >= MEGA / 10 else f"{size / 1000:.0f} kB"
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Columns as wide as they need to be; those of `NUMBERS` to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right = [name in NUMBERS for name in rows[0]]
