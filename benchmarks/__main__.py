@@ -59,6 +59,11 @@ class Machine:
         return tree.unpacked(manifest, Store())
 
     @cached_property
+    def core(self) -> Path:
+        """The folder with the ``openhands/`` of the component core alone."""
+        return tree.unpacked(bundle_build.build(components=("core",)), Store())
+
+    @cached_property
     def port(self) -> int:
         """Where a server of this source tree listens, open to all."""
         return self._stack.enter_context(jobs.serving())
@@ -121,7 +126,7 @@ SECTIONS = {
     "model": Section("Beside the model's server", ("unpacked", "model"), model.figures),
     "graft": Section("Adding it to an image", ("registry", "base"), graft.figures),
     "mirror": Section("Pulling through the mirror", ("registry", "tagged"), mirror.figures),
-    "server": Section("Running it", ("unpacked", "image"), server.figures),
+    "server": Section("Running it", ("unpacked", "core", "image"), server.figures),
     "ways": Section("The ways side by side", (), ways.comparison, ways.table),
     # The last one: it wraps the HTTP library's sockets.
     "registry": Section("Grafting in a registry", (), registry.figures),
