@@ -2,7 +2,8 @@
 # Installs what the integration tests run against; nothing to do where all of it is there.
 set -euo pipefail
 packages=(
-  bubblewrap buildah busybox-static ca-certificates containernetworking-plugins crun curl docker-registry
+  bubblewrap buildah busybox-static ca-certificates chromium-headless-shell containernetworking-plugins crun curl
+  docker-registry
   docker.io faketime fuse-overlayfs gcc git libc6-dev mmdebstrap musl-tools podman procps qemu-user-static ripgrep
   skopeo sudo tmux uidmap umoci
 )

@@ -39,7 +39,7 @@ def capabilities(sandbox: Sandbox, folders: dict[str, dict[str, Any]]) -> dict[s
         "kernel": os.uname().release,
         "components": [
             "core",
-            *(name for name in ("jupyter", "mcp") if features[_FEATURE_OF[name]]["works"]),
+            *(name for name in ("jupyter", "mcp", "browser") if features[_FEATURE_OF[name]]["works"]),
         ],
         "user": _user(sandbox.identity),
         "features": features,
@@ -51,7 +51,7 @@ def capabilities(sandbox: Sandbox, folders: dict[str, dict[str, Any]]) -> dict[s
     }
 
 
-_FEATURE_OF = {"jupyter": "python", "mcp": "mcp"}
+_FEATURE_OF = {"jupyter": "python", "mcp": "mcp", "browser": "browser"}
 
 
 def _works(**more: Any) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _features(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
         "files": _works(),
         "python": _python(),
         "mcp": _module("mcp", "This bundle has no MCP component; add the component mcp to it."),
-        "browser": _fails(_MISSING),
+        "browser": sandbox.browser.describe(),
         "vscode": _fails(_MISSING),
         "git": _program(sandbox, "oh-git", "git"),
         "ripgrep": _program(sandbox, "oh-rg", "rg"),

@@ -44,9 +44,13 @@ class Channel(Request):
         """A binary message; waits while the client is slow, `ConnectionResetError` when it is gone."""
         await self._send({"type": "websocket.send", "bytes": data})
 
+    async def send_text(self, text: str) -> None:
+        """A text message; otherwise as `send`."""
+        await self._send({"type": "websocket.send", "text": text})
+
     async def tell(self, value: Any) -> None:
         """A text message of JSON."""
-        await self._send({"type": "websocket.send", "text": json.dumps(value)})
+        await self.send_text(json.dumps(value))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close codes as in RFC 6455; ``reason`` is cut to the 123 bytes that fit."""

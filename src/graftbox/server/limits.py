@@ -14,7 +14,9 @@ class Limits:
 
     ``max_connections`` of clients, ``max_body_bytes`` of a request that is read as a whole, ``max_sessions``
     open; of background commands ``max_commands`` that run, ``kept_commands`` in all, ``output_bytes`` kept of
-    each stream, and ``output_total_bytes`` kept of all together (the oldest finished commands go first).
+    each stream, and ``output_total_bytes`` kept of all together (the oldest finished commands go first); of
+    the browser ``max_pages`` open, ``page_memory_bytes`` of data that each of its processes may have, and
+    ``download_bytes`` of a file that it may write.
     """
 
     max_connections: int = 400
@@ -24,6 +26,9 @@ class Limits:
     kept_commands: int = 256
     output_bytes: int = 64 * 1024 * 1024
     output_total_bytes: int = 1024 * 1024 * 1024
+    max_pages: int = 32
+    page_memory_bytes: int = 4 * 1024 * 1024 * 1024
+    download_bytes: int = 1024 * 1024 * 1024
 
 
 def read_limits(environment: Environment) -> Limits:

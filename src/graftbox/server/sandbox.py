@@ -18,6 +18,7 @@ from graftbox.wire.actions import Action, Browse, BrowseInteractive, Edit, Read,
 from graftbox.wire.observations import Failure, Observation
 
 if TYPE_CHECKING:
+    from graftbox.server.browser.browser import Browser
     from graftbox.server.editor import Editor
     from graftbox.server.jobs import Jobs
     from graftbox.server.kernel.kernels import Kernels
@@ -50,6 +51,8 @@ class Sandbox:
             log.error("The shell did not start: %s", error)
         if "jupyter" in self.settings.plugins:
             await self.kernels.prepare()
+        if self.settings.browser:
+            await self.browser.prepare()
 
     @property
     def cwd(self) -> str:
@@ -74,6 +77,13 @@ class Sandbox:
         from graftbox.server.mcp import Mcp
 
         return Mcp(self)
+
+    @cached_property
+    def browser(self) -> Browser:
+        """Chromium, which starts with its first use."""
+        from graftbox.server.browser.browser import Browser
+
+        return Browser(self)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -111,4 +121,6 @@ class Sandbox:
             await self.jobs.close()
         if "kernels" in self.__dict__:
             await self.kernels.close()
+        if "browser" in self.__dict__:
+            await self.browser.close()
         await self.sessions.end()

@@ -20,10 +20,8 @@ USAGE = (
 _PLUGINS = ("jupyter", "agent_skills", "vscode")
 _VALUED = ("--working-dir", "--username", "--user-id", "--shell", "--kernel-python", "--browsergym-eval-env")
 _FLAGS = ("--enable-browser", "--no-enable-browser", "--no-auth")
-_NO_BROWSER = "this bundle has no browser component"
 _WITHOUT_EFFECT = {
-    "--enable-browser": _NO_BROWSER,
-    "--browsergym-eval-env": _NO_BROWSER,
+    "--browsergym-eval-env": "this server has no evaluation environments",
     "INIT_PLUGIN_TIMEOUT": "plugins start when they are first used",
     "RUNTIME_MAX_MEMORY_GB": "set a memory limit with the container engine",
     "RUNTIME_MEMORY_MONITOR": "ask GET /server_info",
@@ -37,7 +35,7 @@ class Settings:
     """``port`` None: no TCP; ``key`` None: all is open; ``silence`` in seconds; ``child``: an argv;
     ``username`` and ``user_id``: whom the actions run as, None: the server's own user; ``group``: a name or
     number, for a working folder that is handed to that user; ``notes``: what to say about options that have
-    no effect.
+    no effect; ``browser``: whether there may be one.
     """
 
     port: int | None = DEFAULT_PORT
@@ -56,6 +54,7 @@ class Settings:
     child: tuple[str, ...] = ()
     child_dir: str = "/"
     limits: Limits = field(default_factory=Limits)
+    browser: bool = True
 
 
 def read_settings(argv: Sequence[str], environment: Environment, cwd: str, made_up_key: str) -> Settings:
@@ -83,6 +82,7 @@ def read_settings(argv: Sequence[str], environment: Environment, cwd: str, made_
         child=child,
         child_dir=cwd,
         limits=read_limits(environment),
+        browser="--no-enable-browser" not in values,
     )
 
 

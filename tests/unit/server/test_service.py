@@ -82,8 +82,8 @@ def test_a_server_without_a_key_says_what_that_means(serve: Callable[..., Server
 
 
 def test_the_log_is_json_where_clients_ask_for_it(serve: Callable[..., Server]) -> None:
-    _, _, said = serve("--enable-browser", LOG_JSON="1", SESSION_API_KEY="k")
+    _, _, said = serve(LOCAL_RUNTIME_MODE="1", LOG_JSON="1", SESSION_API_KEY="k")
     lines = [json.loads(line) for line in said if line.startswith("{")]
-    (line,) = [line for line in lines if "--enable-browser has no effect" in line["message"]]
+    (line,) = [line for line in lines if "LOCAL_RUNTIME_MODE has no effect" in line["message"]]
     assert line.keys() == {"timestamp", "level", "message", "logger"}
     assert line["level"] == "WARNING"

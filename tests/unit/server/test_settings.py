@@ -32,11 +32,13 @@ def test_the_arguments_of_existing_clients_are_understood() -> None:
     assert (given.username, given.user_id) == ("openhands", 1000)
     assert given.plugins == ("agent_skills", "jupyter")
     assert given.notes == ()
+    assert not given.browser
 
 
 def test_what_has_no_effect_is_said_with_its_reason() -> None:
-    (note,) = settings("--enable-browser").notes
-    assert note == "--enable-browser has no effect: this bundle has no browser component."
+    assert settings("--enable-browser").notes == ()
+    (note,) = settings(LOCAL_RUNTIME_MODE="1").notes
+    assert note == "LOCAL_RUNTIME_MODE has no effect: this server is always the same."
     (note,) = settings(RUNTIME_MAX_MEMORY_GB="4").notes
     assert "container engine" in note
     with pytest.raises(UsageError, match="needs a browser"):

@@ -1,0 +1,1 @@
+"""The sandbox's browser: a headless Chromium, started with its first use, and what drives it."""

@@ -1,0 +1,335 @@
+"""The Chrome DevTools Protocol between one Chromium and many clients.
+
+Chromium speaks over one channel: JSON messages, each with a NUL behind it. Its sessions are "flat": a message
+for or from one carries its ``sessionId``, which Chromium puts last. Each client gets a browser-level session
+of its own (``Target.attachToBrowserTarget``) that stands for the connection it believes to have: its id is
+added to what the client sends without one, and taken away from what comes back. Sessions that Chromium opens
+for a client (``Target.attachedToTarget``) belong to it, and are closed with it. So the numbers of requests
+need no translation, and no message of Chromium's is parsed as a whole, however large a picture it brings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from graftbox.server.browser.errors import BrowserError, PageTimeoutError
+
+PATIENCE = 30.0
+"""Seconds that Chromium has for an answer, unless the caller says otherwise."""
+MAX_MESSAGE = 512 * 1024 * 1024
+"""Bytes of one message of Chromium's; a longer one is taken for the end of all sense."""
+MAX_WAITING = 256 * 1024 * 1024
+"""Bytes that may wait for one client to take them, before it is given up."""
+_SESSION = re.compile(rb',"sessionId":"([^"]{1,64})"\}$')
+_TAIL = 96
+_ATTACHED = re.compile(rb'^\{"method":"Target\.attachedToTarget","params":\{"sessionId":"([^"]{1,64})"')
+_DETACHED = re.compile(rb'^\{"method":"Target\.detachedFromTarget","params":\{"sessionId":"([^"]{1,64})"')
+
+Params = dict[str, Any]
+Listener = Callable[[str, Params], None]
+
+
+class ProtocolError(BrowserError):
+    """Chromium refused a command; ``code`` is the protocol's."""
+
+    def __init__(self, method: str, error: Params) -> None:
+        super().__init__(f"{method}: {error.get('message', 'refused')}")
+        self.code = error.get("code")
+
+
+class Client:
+    """One connection from outside. `next` gives what Chromium has for it; `feed` takes what it sends."""
+
+    def __init__(self, router: Router, session: str) -> None:
+        self.router = router
+        self.session = session
+        self.sessions = {session}
+        self.closed = False
+        self.reason = ""
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._arrived = asyncio.Event()
+
+    def deliver(self, message: bytes) -> None:
+        """Have it sent to the client; one that does not keep up is given up."""
+        self._size += len(message)
+        if self._size > MAX_WAITING:
+            self.end("This client reads too slowly.")
+            return
+        self._waiting.append(message)
+        self._arrived.set()
+
+    def end(self, reason: str) -> None:
+        """There is nothing more to come, for this ``reason``; what waits is dropped."""
+        if not self.closed:
+            self.closed, self.reason = True, reason
+            self._waiting.clear()
+            self._arrived.set()
+
+    async def next(self) -> bytes | None:
+        """The next message; None at the end."""
+        while not self._waiting:
+            if self.closed:
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        message = self._waiting.popleft()
+        self._size -= len(message)
+        return message
+
+    async def feed(self, text: str) -> None:
+        """A message from the client; what is no request of the protocol is answered with an error."""
+        try:
+            # A script or a page to be set may be long: that is read where it delays nobody.
+            request = await asyncio.to_thread(json.loads, text) if len(text) > 262144 else json.loads(text)
+            method, number, session = request["method"], request["id"], request.get("sessionId")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            self._refuse(None, None, "Message must be a JSON object with id and method.", -32600)
+            return
+        if session is not None and session not in self.sessions:
+            self._refuse(number, session, "Session with given id not found.", -32001)
+        elif method == "Browser.close" and session in (None, self.session):
+            # The browser is everybody's: a client closes its own connection to it.
+            self._answer(number, session, {})
+            self._leave()
+        elif method == "Target.createTarget" and (trouble := self.router.too_many()):
+            self._refuse(number, session, trouble)
+        else:
+            data = text.encode("utf-8", "replace")
+            if session is None:
+                data = data.rstrip()[:-1] + b',"sessionId":"' + self.session.encode() + b'"}'
+            await self.router.send(data)
+
+    def _leave(self) -> None:
+        asyncio.get_running_loop().call_soon(self.end, "Closed by the client.")
+
+    def _refuse(self, number: Any, session: str | None, text: str, code: int = -32000) -> None:
+        self._say({"id": number, "error": {"code": code, "message": text}}, session)
+
+    def _answer(self, number: Any, session: str | None, result: Params) -> None:
+        self._say({"id": number, "result": result}, session)
+
+    def _say(self, message: Params, session: str | None) -> None:
+        if session is not None:
+            message["sessionId"] = session
+        self.deliver(json.dumps(message).encode())
+
+
+class Router(asyncio.Protocol):
+    """The one channel to a Chromium. ``ended`` is set when it is closed; every call fails from then on."""
+
+    def __init__(self, max_pages: int) -> None:
+        self.max_pages = max_pages
+        self.pages: dict[str, Params] = {}
+        self.ended = asyncio.Event()
+        self.clients: set[Client] = set()
+        self._owners: dict[str, Client] = {}
+        self._listeners: dict[str, Listener] = {}
+        self._calls: dict[int, tuple[str, asyncio.Future[Params]]] = {}
+        self._count = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._closing: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    async def open(cls, channel: socket.socket, max_pages: int) -> Router:
+        """Takes the socket over; raises `BrowserError` when Chromium is not there."""
+        channel.setblocking(False)
+        router = cls(max_pages)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: router, channel)
+        return router
+
+    # The asyncio side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set()
+        self._writable.set()
+        for method, future in self._calls.values():
+            if not future.done():
+                future.set_exception(BrowserError(f"The browser ended before it answered {method}."))
+                future.exception()  # nobody may be waiting for it any more
+        self._calls.clear()
+        for client in list(self.clients):
+            client.end("The browser ended.")
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        *whole, rest = data.split(b"\0")
+        for part in whole:
+            self._parts.append(part)
+            message = b"".join(self._parts)
+            self._parts, self._size = [], 0
+            self._take(message)
+        if rest:
+            self._parts.append(rest)
+            self._size += len(rest)
+            if self._size > MAX_MESSAGE:
+                self.close()
+
+    def close(self) -> None:
+        self.transport.abort()
+
+    # From Chromium.
+
+    def _take(self, message: bytes) -> None:
+        found = _SESSION.search(message, max(0, len(message) - _TAIL))
+        if found is None:
+            self._own(json.loads(message))
+            return
+        session = found[1].decode()
+        client = self._owners.get(session)
+        if client is None:
+            if session in self._listeners:
+                self._own(json.loads(message))
+            return
+        if (attached := _ATTACHED.match(message)) is not None:
+            self._owners[attached[1].decode()] = client
+            client.sessions.add(attached[1].decode())
+        elif (detached := _DETACHED.match(message)) is not None:
+            self._owners.pop(detached[1].decode(), None)
+            client.sessions.discard(detached[1].decode())
+        client.deliver(message[: found.start()] + b"}" if session == client.session else message)
+
+    def _own(self, message: Params) -> None:
+        """A message for the server itself."""
+        if "id" in message:
+            _, future = self._calls.pop(message["id"], ("", None))
+            if future is not None and not future.done():
+                future.set_result(message)
+            return
+        method, params = message["method"], message["params"]
+        if "sessionId" in message:
+            self._listeners[message["sessionId"]](method, params)
+        elif method in ("Target.targetCreated", "Target.targetInfoChanged"):
+            self._note(params["targetInfo"], new=method == "Target.targetCreated")
+        elif method == "Target.targetDestroyed":
+            self.pages.pop(params["targetId"], None)
+        elif method == "Target.detachedFromTarget":
+            self._lose(params["sessionId"])
+
+    def _note(self, target: Params, *, new: bool) -> None:
+        if target["type"] != "page":
+            return
+        if new and len(self.pages) >= self.max_pages:
+            self._later(self.call("Target.closeTarget", {"targetId": target["targetId"]}))
+            return
+        if new or target["targetId"] in self.pages:
+            self.pages[target["targetId"]] = target
+
+    def _lose(self, session: str) -> None:
+        """Chromium has ended one of the sessions that were opened here."""
+        if (client := self._owners.pop(session, None)) is not None and session == client.session:
+            client.end("The browser ended the session.")
+        if (listener := self._listeners.pop(session, None)) is not None:
+            listener("Inspector.detached", {"reason": "target_closed"})
+
+    def _later(self, work: Any) -> None:
+        async def quietly() -> None:
+            with contextlib.suppress(BrowserError):
+                await work
+
+        task = asyncio.get_running_loop().create_task(quietly())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    # To Chromium.
+
+    def too_many(self) -> str | None:
+        """What to say to who wants one more page, if there may be none."""
+        if len(self.pages) < self.max_pages:
+            return None
+        return f"{len(self.pages)} pages are open, which is the limit; close one first."
+
+    async def send(self, data: bytes) -> None:
+        """Waits while Chromium takes nothing; raises `BrowserError`."""
+        await self._writable.wait()
+        if self.ended.is_set():
+            raise BrowserError("The browser ended.")
+        # In one piece: another client may not come in between.
+        self.transport.writelines((data, b"\0"))
+
+    async def call(
+        self,
+        method: str,
+        params: Params | None = None,
+        session: str | None = None,
+        timeout: float = PATIENCE,
+    ) -> Params:
+        """The result of a command of the server's own.
+
+        Raises `ProtocolError`, `PageTimeoutError` after ``timeout`` seconds, or `BrowserError`.
+        """
+        self._count += 1
+        number = self._count
+        message: Params = {"id": number, "method": method, "params": params or {}}
+        if session is not None:
+            message["sessionId"] = session
+        future: asyncio.Future[Params] = asyncio.get_running_loop().create_future()
+        self._calls[number] = method, future
+        try:
+            async with asyncio.timeout(timeout):
+                await self.send(json.dumps(message).encode())
+                answer = await future
+        except TimeoutError as error:
+            raise PageTimeoutError(f"No answer to {method} within {timeout:g} seconds.") from error
+        finally:
+            self._calls.pop(number, None)
+        if "error" in answer:
+            raise ProtocolError(method, answer["error"])
+        result: Params = answer.get("result", {})
+        return result
+
+    async def watch_pages(self) -> None:
+        """Know the pages that there are, from now on."""
+        pages = [{"type": "page", "exclude": False}]
+        await self.call("Target.setDiscoverTargets", {"discover": True, "filter": pages})
+
+    async def attach(self, target: str, listener: Listener, timeout: float = PATIENCE) -> str:
+        """A session of the server's own with a page; ``listener`` gets its events."""
+        result = await self.call(
+            "Target.attachToTarget", {"targetId": target, "flatten": True}, None, timeout
+        )
+        session: str = result["sessionId"]
+        self._listeners[session] = listener
+        return session
+
+    async def detach(self, session: str) -> None:
+        """End a session, be it a page's or a client's."""
+        self._listeners.pop(session, None)
+        if not self.ended.is_set():
+            with contextlib.suppress(BrowserError):
+                await self.call("Target.detachFromTarget", {"sessionId": session}, timeout=5.0)
+
+    async def connect(self) -> Client:
+        """A new client."""
+        session: str = (await self.call("Target.attachToBrowserTarget"))["sessionId"]
+        client = Client(self, session)
+        self.clients.add(client)
+        self._owners[session] = client
+        return client
+
+    async def disconnect(self, client: Client) -> None:
+        """End the client's sessions, and with them the contexts that it made for itself."""
+        self.clients.discard(client)
+        client.end("Closed.")
+        for session in client.sessions:
+            self._owners.pop(session, None)
+        await self.detach(client.session)
