@@ -41,7 +41,7 @@ def components(enable_browser: bool) -> tuple[str, ...]:
     """The bundle's parts; all of them if the browser is wanted."""
     from graftbox.bundle.recipe import Recipe
 
-    names = tuple(Recipe.builtin().components)
+    names = Recipe.builtin().defaults
     return () if enable_browser or "browser" not in names else tuple(n for n in names if n != "browser")
 
 

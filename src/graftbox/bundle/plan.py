@@ -6,9 +6,11 @@
     libraries     ["libnss_compat.so.2"]                     # opened by name at run time: no ELF file says it
     certificates  {from = "usr/share/ca-certificates", to = "etc/ssl/certs/ca-certificates.crt"}
     wheels        "lib/python3.13/dist-packages"             # where wheels are unpacked
+    [[from-wheel.NAME]]  from = ""  to = "…"                 # what goes where of that wheel, instead of all
     folders       ["workspace"]
     [links]       "bin/oh-rg" = "../libexec/rg"
     [scripts]     "bin/oh-git" = "#!…"
+    [files]       "browser/fonts/fonts.conf" = "…"           # the same, but not executable
 """
 
 from __future__ import annotations
@@ -16,17 +18,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 from graftbox.bundle import rules
 from graftbox.errors import UsageError
 
-KEYS = {"take", "libraries", "certificates", "wheels", "folders", "links", "scripts"}
+T = TypeVar("T")
+
+KEYS = {"take", "libraries", "certificates", "wheels", "from-wheel", "files", "folders", "links", "scripts"}
 
 
 @dataclass(frozen=True)
 class Take:
-    """Files at or below ``source`` go to ``destination``; globs are matched against the path below it."""
+    """Files at or below ``source`` go to ``destination``; globs are matched against the path below it.
+
+    An empty ``source`` is the root.
+    """
 
     source: str
     destination: str
@@ -37,9 +44,10 @@ class Take:
         """Where the package's file ``name`` goes, or None."""
         if name == self.source:
             return self.destination
-        if not name.startswith(self.source + "/"):
+        above = f"{self.source}/" if self.source else ""
+        if not name.startswith(above):
             return None
-        rest = name[len(self.source) + 1 :]
+        rest = name.removeprefix(above)
         if self.only and not _matches(rest, self.only):
             return None
         return None if _matches(rest, self.without) else f"{self.destination}/{rest}"
@@ -63,9 +71,11 @@ class Plan:
     libraries: tuple[str, ...] = ()
     certificates: Take | None = None
     wheels: str = ""
+    wheel_takes: Mapping[str, tuple[Take, ...]] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     scripts: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def library_folder(self) -> str:
@@ -90,12 +100,27 @@ class Plan:
 
 
 def shared(plans: Sequence[Plan]) -> Plan:
-    """What several components have in common: their wheels, and the libraries that all of them open."""
+    """What several components have in common: their wheels, and what all of their tables say alike."""
     first, *others = plans
     libraries = tuple(name for name in first.libraries if all(name in plan.libraries for plan in others))
     if len({plan.wheels for plan in plans}) > 1:
         raise UsageError("Components of a recipe that share wheels must unpack them into the same folder.")
-    return Plan((), first.triplet, libraries, wheels=first.wheels)
+    return Plan(
+        (),
+        first.triplet,
+        libraries,
+        wheels=first.wheels,
+        wheel_takes=_alike(plan.wheel_takes for plan in plans),
+        links=_alike(plan.links for plan in plans),
+        scripts=_alike(plan.scripts for plan in plans),
+        files=_alike(plan.files for plan in plans),
+    )
+
+
+def _alike(tables: Iterable[Mapping[str, T]]) -> dict[str, T]:
+    """The rows that all of the tables have."""
+    first, *others = tables
+    return {key: value for key, value in first.items() if all(table.get(key) == value for table in others)}
 
 
 def parse(table: Mapping[str, Any], arch: str) -> Plan:
@@ -120,7 +145,9 @@ def parse(table: Mapping[str, Any], arch: str) -> Plan:
         libraries=tuple(table.get("libraries", ())),
         certificates=take(table["certificates"]) if "certificates" in table else None,
         wheels=table.get("wheels", ""),
+        wheel_takes={name: tuple(map(take, rows)) for name, rows in table.get("from-wheel", {}).items()},
         folders=tuple(table.get("folders", ())),
         links=table.get("links", {}),
         scripts=table.get("scripts", {}),
+        files=table.get("files", {}),
     )

@@ -15,6 +15,7 @@
     without = ["perl-base"]                                    # dependencies that are cut
     wheels = ["h11>=0.16"]                                     # requirement specifiers, with all they need
     without-wheels = ["jedi"]                                  # projects that are cut from that
+    optional = true                                            # only in bundles that ask for it by name
     [component.core.stage]                                     # free-form; read by the builder
 
 The first component is the base of the others: every bundle has it, and they hold nothing that it holds.
@@ -26,7 +27,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from graftbox.errors import NotFoundError, UsageError
 
 RECIPES = Path(__file__).parent / "recipes"
 BUILTIN = "openhands"
+DEFAULT = "default"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Component:
     wheels: tuple[str, ...] = ()
     without_wheels: tuple[str, ...] = ()
     stage: Mapping[str, Any] | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,30 @@ class Recipe:
         """The name of the component that every bundle has."""
         return next(iter(self.components))
 
+    @property
+    def defaults(self) -> tuple[str, ...]:
+        """The components of a bundle for which none are named."""
+        return tuple(name for name, part in self.components.items() if not part.optional)
+
+    def chosen(self, names: Collection[str] | None) -> tuple[str, ...]:
+        """The components that ``names`` stand for, in the recipe's order: none, or `DEFAULT` beside others,
+        is all that are not optional; the base is always among them."""
+        wanted = {DEFAULT} if not names else set(names)
+        for name in wanted - {DEFAULT}:
+            self.component(name)
+        wanted |= {self.base, *(self.defaults if DEFAULT in wanted else ())}
+        return tuple(name for name in self.components if name in wanted)
+
     def component(self, name: str) -> Component:
         """The component of that name, or `NotFoundError` with those that exist."""
         try:
             return self.components[name]
         except KeyError:
             known = ", ".join(self.components)
-            raise NotFoundError(f"{self.path.name} has no component {name!r}; it has {known}.") from None
+            raise NotFoundError(
+                f"{self.path.name} has no component {name!r}; it has {known}. {DEFAULT!r} is all but the "
+                "optional ones."
+            ) from None
 
 
 def parse(data: bytes, path: Path) -> Recipe:
@@ -165,9 +185,9 @@ def _components(table: _Table) -> dict[str, Component]:
     components = {}
     for name in table.values:
         part = table.table(name)
-        part.only("packages", "without", "wheels", "without-wheels", "stage")
-        if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-            raise table.wrong(name, "named with lower-case letters, digits and dashes")
+        part.only("packages", "without", "wheels", "without-wheels", "optional", "stage")
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or name == DEFAULT:
+            raise table.wrong(name, f"named with lower-case letters, digits and dashes, and not {DEFAULT!r}")
         components[name] = Component(
             name=name,
             packages=part.strings("packages"),
@@ -175,6 +195,7 @@ def _components(table: _Table) -> dict[str, Component]:
             wheels=part.strings("wheels"),
             without_wheels=part.strings("without-wheels"),
             stage=part.table("stage").values,
+            optional=part.boolean("optional"),
         )
     if not components:
         raise table.wrong("", "at least one table [component.NAME]")
@@ -210,6 +231,12 @@ class _Table:
         value = self.values.get(key, default)
         if not isinstance(value, str):
             raise self.wrong(key, "a string")
+        return value
+
+    def boolean(self, key: str) -> bool:
+        value = self.values.get(key, False)
+        if not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
         return value
 
     def strings(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:

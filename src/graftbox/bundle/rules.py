@@ -157,6 +157,27 @@ def patches(name: str, arch: str) -> tuple[Patch, ...]:
         "libkrb5.so.3": (moved(usr_lib, "/openhands/lib", 4),),
         "libsystemd.so.0": (moved(usr_lib, "/openhands/lib", 1),),
         "libsasl2.so.2": (moved(usr_lib, "/openhands/lib", 2),),
+        # What Chromium's libraries would open of the base image's: foreign code in the browser.
+        "libX11.so.6": (moved(usr_lib, "/openhands/lib", 1),),
+        "libasound.so.2": (moved(usr_lib, "/openhands/lib", 1),),
+        "libgbm.so.1": (moved(usr_lib, "/openhands/lib", 1), hidden("GBM_BACKENDS_PATH")),
+        "libgio-2.0.so.0": (
+            moved(usr_lib, "/openhands/lib", 2),
+            hidden("GIO_MODULE_DIR"),
+            hidden("GIO_EXTRA_MODULES"),
+        ),
+        "libpulse.so.0": (moved(usr_lib, "/openhands/lib", 1),),
+        "chromium-headless-shell": (moved(usr_lib, "/openhands/lib", 3),),
+        # The program's own copies of the names; others are in the data of its JavaScript.
+        "node": tuple(
+            Patch(
+                f"ignore ${name}",
+                rb"(?<=[ -~]\0)(%c)%b\0" % (name[0].encode(), name[1:].encode()),
+                b"\x01",
+                1,
+            )
+            for name in ("NODE_ICU_DATA", "NODE_OPTIONS", "NODE_REPL_EXTERNAL_MODULE", "OPENSSL_CONF")
+        ),
         "git": (
             moved("/usr/lib/git-core", "/openhands/g", 1, b"\0"),
             Patch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from graftbox.bundle import deb, libraries, whl
@@ -36,17 +37,19 @@ def stage(
             for take in plan.takes:
                 if target := take.target(name):
                     _add(content, target, node)
-    if missing := [take.source for take in plan.takes if not _taken(take, content)]:
+    takes = list(plan.takes)
+    for origin, wheel in wheels.items():
+        takes += _add_wheel(content, plan, origin, wheel)
+    if missing := [take.source for take in takes if not _taken(take, content)]:
         raise UsageError(
             f"No package of the lock has {', '.join(missing)}, which the recipe's stage table takes."
         )
     if plan.certificates:
         content[plan.certificates.destination] = _certificates(plan.certificates, unpacked)
-    for origin, wheel in wheels.items():
-        for name, file in whl.nodes(wheel, origin):
-            _add(content, f"{plan.wheels}/{name}", file)
     for path, script in plan.scripts.items():
         _add(content, path, File(script.encode(), executable=True))
+    for path, text in plan.files.items():
+        _add(content, path, File(text.encode()))
     for path, destination in plan.links.items():
         _add(content, path, Link(destination))
     for path in plan.folders:
@@ -55,6 +58,18 @@ def stage(
     libraries.add(content, available, plan.libraries, arch, below)
     _add_licences(content, unpacked)
     return _upper(content, below)
+
+
+def _add_wheel(content: Content, plan: Plan, origin: str, wheel: Path) -> tuple[Take, ...]:
+    """Adds a wheel's files; returns the takes for this wheel, of which a recipe may have some."""
+    takes = plan.wheel_takes.get(origin.partition(" ")[0], ())
+    for name, file in whl.nodes(wheel, origin):
+        if not takes:
+            _add(content, f"{plan.wheels}/{name}", replace(file, executable=False))
+        for take in takes:
+            if target := take.target(name):
+                _add(content, target, file)
+    return takes
 
 
 def _upper(content: Content, below: Mapping[str, Node]) -> Content:

@@ -23,7 +23,8 @@ def nodes(path: Path, origin: str) -> Iterator[tuple[str, File]]:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if (name := _destination(info.filename)) and not info.is_dir():
-                    yield name, File(archive.read(info), origin=origin)
+                    # The upper half of the attributes is the mode, where the archive was made on Unix.
+                    yield name, File(archive.read(info), bool(info.external_attr >> 16 & 0o100), origin)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise FormatError(
             f"The wheel {origin} ({path}) is damaged: {error}. Delete it and build again."

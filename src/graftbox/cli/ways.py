@@ -139,7 +139,7 @@ def _installed(arch: str, components: tuple[str, ...]) -> Bundle:
     from graftbox.image.dockerfile import PACKAGES
     from graftbox.image.graft import Bundle, BundleLayer
 
-    names = components or tuple(Recipe.builtin().components)
+    names = Recipe.builtin().chosen(components)
     lock = _digest(requirements(names) + "\n".join(PACKAGES).encode())
     code = hashlib.sha256()
     for name, file in sorted(server_files().items()):
@@ -162,7 +162,7 @@ def requirements(components: tuple[str, ...] = ()) -> bytes:
     from graftbox.bundle.recipe import Recipe
 
     recipe = Recipe.builtin()
-    names = components or tuple(recipe.components)
+    names = recipe.chosen(components)
     lines = sorted({wheel for name in names for wheel in recipe.component(name).wheels})
     return "".join(f"{line}\n" for line in lines).encode()
 
