@@ -63,7 +63,9 @@ ERRORS: Mapping[int, str] = {
     429: "A limit on how many there may be is reached.",
     500: "The server failed.",
     501: "This sandbox can't do that.",
-    503: "This sandbox can't do that now: it is out of memory or processes.",
+    502: "What was asked for another server could not be had from it.",
+    503: "This sandbox can't do that now: it is out of memory or processes, or the browser has ended.",
+    504: "It was not done in time.",
     507: "The disk is full.",
 }
 

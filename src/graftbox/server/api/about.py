@@ -21,6 +21,11 @@ _FEATURE: Schema = {
         "reason": {"type": ["string", "null"], "description": "Why it does not work, and what would help."},
         "path": {"type": ["string", "null"]},
         "bundled": {"type": "boolean", "description": "Of the bundle, not of the image."},
+        "sandboxed": {
+            "type": ["boolean", "null"],
+            "description": "Whether the browser's processes are in Chromium's sandbox; null: not yet known.",
+        },
+        "sandbox_reason": {"type": ["string", "null"], "description": "Why they are not."},
     },
 }
 _FOLDER: Schema = {

@@ -85,13 +85,14 @@ class Browser:
         return None if self._program else _MISSING
 
     @property
-    def running(self) -> bool:
-        return self._router is not None and not self._router.ended.is_set()
+    def current(self) -> Router | None:
+        """The channel to Chromium while it runs; nothing is started for it."""
+        return self._router if self._router is not None and not self._router.ended.is_set() else None
 
     @property
     def state(self) -> str:
         """``running``, ``starting``, ``stopped`` or ``unavailable``."""
-        if self.running:
+        if self.current is not None:
             return "running"
         if self.available() is not None:
             return "unavailable"
