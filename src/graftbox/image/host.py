@@ -88,15 +88,16 @@ class Host:
 
     def _read(self, response: Response) -> Response:
         """Reads an answer that is no blob; one that is read to its end leaves the connection usable."""
-        data = bytearray()
+        pieces, size = [], 0
         try:
             for piece in self.body(response):
-                data += piece
-                if len(data) > ANSWER_LIMIT:
+                pieces.append(piece)
+                size += len(piece)
+                if size > ANSWER_LIMIT:
                     raise TransportError(f"{self.name} sends an answer without end; nothing of it was used.")
         finally:
             response.close()
-        response.content = bytes(data)
+        response.content = b"".join(pieces)
         return response
 
     @contextlib.contextmanager
@@ -173,7 +174,11 @@ class Host:
         for _ in range(2):
             if response.status_code != 401 or not ours:
                 break
-            renewed = self._login.renewed(response, scopes, authorization)
+            try:
+                renewed = self._login.renewed(response, scopes, authorization)
+            except BaseException:
+                response.close()
+                raise
             if renewed is None or renewed == authorization:
                 break
             self._read(response)
@@ -193,8 +198,10 @@ class Host:
     ) -> Response:
         if params:
             url = f"{url}?{urlencode(params)}"
-        with self._in_words():
+        try:
             response = self._pool().send(method, url, headers, content() if callable(content) else content)
+        except BREAKS as error:
+            raise in_words(error, self.name) from error
         self._answered = True
         return response
 
@@ -251,7 +258,7 @@ class Host:
         """The answer's bytes as sent; a connection that breaks or trickles is a `BrokenError`."""
         patience = self.settings.patience
         since, seen = time.monotonic(), 0
-        with self._in_words():
+        try:
             for chunk in response.pieces():
                 yield chunk
                 seen += len(chunk)
@@ -260,6 +267,8 @@ class Host:
                     if seen < patience.stall_bytes:
                         raise BrokenError(f"{self.name} sends only {seen} bytes in {now - since:.0f} s.")
                     since, seen = now, 0
+        except BREAKS as error:
+            raise in_words(error, self.name) from error
 
     def check(self, response: Response, action: str) -> None:
         """Raises `TransportError` in words unless the answer is a success."""
@@ -274,13 +283,6 @@ class Host:
         raise TransportError(
             f"{self.name} refused to {action}: {code} {detail}. {_advice(code, detail, self.name)}"
         )
-
-    @contextlib.contextmanager
-    def _in_words(self) -> Iterator[None]:
-        try:
-            yield
-        except BREAKS as error:
-            raise in_words(error, self.name) from error
 
     def close(self) -> None:
         if self._made is not None:

@@ -1,43 +1,33 @@
-"""HTTP as registries need it: kept connections, proxies by environment, and answers that are read in pieces.
-
-Directly on httpcore2, the connection pool below httpx2: half the processor time per request, which is
-what a batch of thousands of images consists of.
-"""
+"""HTTP as registries need it: kept connections, proxies by environment, answers that are read in pieces."""
 
 from __future__ import annotations
 
 import functools
 import json
-import logging
 import re
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, unquote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import quote, urljoin
+from urllib.request import getproxies
 
+import h11
 import httpcore2
 
-from graftbox.errors import ConfigurationError
+from graftbox.image.channel import Channel, Content
 from graftbox.image.retry import BrokenError
+from graftbox.image.route import Route, route
 
-Content = bytes | Iterable[bytes] | None
-
-TIMEOUTS = {"timeout": {"connect": 10.0, "read": 60.0, "write": 60.0, "pool": 60.0}}
-"""Seconds; a read or write that makes no progress for so long is broken."""
-IDLE = 30.0
-"""Seconds after which an unused connection is closed: before most servers do it."""
 BREAKS = (
-    httpcore2.ConnectionNotAvailable,
+    h11.ProtocolError,
     httpcore2.NetworkError,
     httpcore2.ProtocolError,
     httpcore2.ProxyError,
     httpcore2.TimeoutException,
 )
 NO_CONNECTION = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.ProxyError)
-# Its debug lines hold whole headers, and with them signed addresses and tokens.
-logging.getLogger("httpcore2").setLevel(logging.WARNING)
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
 SAFE = "%/:?#[]@!$&'()*+,;=~"
@@ -73,13 +63,15 @@ class Headers(dict[str, str]):
 class Response:
     """An answer; ``content`` is its body once somebody has read its `pieces`. `close` it."""
 
-    def __init__(self, raw: httpcore2.Response, request: Sent) -> None:
-        self._raw = raw
+    def __init__(
+        self, request: Sent, raw: h11.Response, channel: Channel, give_back: Callable[[Channel], None]
+    ) -> None:
         self.request, self.url = request, request.url
-        self.status_code = raw.status
+        self.status_code = raw.status_code
         self.headers = Headers.of(raw.headers)
         self.content = b""
-        self._begun = False
+        self._channel, self._give_back = channel, give_back
+        self._begun = self._closed = False
 
     @property
     def is_success(self) -> bool:
@@ -93,7 +85,7 @@ class Response:
         """The body as it arrives; nothing the second time."""
         if not self._begun:
             self._begun = True
-            yield from self._raw.iter_stream()
+            yield from self._channel.pieces()
 
     @property
     def text(self) -> str:
@@ -105,26 +97,10 @@ class Response:
         return json.loads(self.content)
 
     def close(self) -> None:
-        self._raw.close()
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A server as httpcore2 wants it named, and the ``Host`` field for it."""
-
-    scheme: bytes
-    host: bytes
-    port: int | None
-    header: bytes
-
-
-@functools.lru_cache(256)
-def _place(scheme: str, netloc: str) -> _Place:
-    if not netloc.isascii():
-        netloc = netloc.encode("idna").decode()
-    parts = urlsplit(f"//{netloc}")
-    header = netloc.rpartition("@")[2]
-    return _Place(scheme.encode(), (parts.hostname or "").encode(), parts.port, header.encode())
+        """Gives the connection back; one with an unread rest is closed."""
+        if not self._closed:
+            self._closed = True
+            self._give_back(self._channel)
 
 
 class Pool:
@@ -133,60 +109,71 @@ class Pool:
     def __init__(self, context: ssl.SSLContext | None, agent: str, kept: int, use_proxies: bool) -> None:
         self._context, self._kept = context, kept
         self._agent = agent.encode()
-        self._proxies = getproxies() if use_proxies else {}
-        self._pools: dict[str, httpcore2.ConnectionPool] = {}
+        proxies = getproxies() if use_proxies else {}
+        self._route = functools.lru_cache(256)(functools.partial(route, proxies=proxies))
+        self._guard = threading.Lock()
+        self._idle: list[tuple[Route, Channel]] = []
+        self._closed = False
 
     def send(self, method: str, url: str, headers: Mapping[str, str], content: Content) -> Response:
         """One request. Raises what `in_words` knows to translate."""
         found = _URL.match(url)
         assert found is not None, "addresses are checked before they come here"
-        scheme, netloc, target = found[1].lower(), found[2], found[3]
+        way, target = self._route(found[1].lower(), found[2]), found[3]
         target = target if target.startswith("/") else f"/{target}"
         if not target.isascii() or not target.isprintable() or " " in target:
             target = quote(target, SAFE)
-        place = _place(scheme, netloc)
-        where = httpcore2.URL(scheme=place.scheme, host=place.host, port=place.port, target=target.encode())
-        lines = [(b"Host", place.header), (b"User-Agent", self._agent)]
+        asked, lines = way.asked(target)
+        fields = [(b"Host", way.header), (b"User-Agent", self._agent), *lines]
         if method == "GET":
-            lines.append((b"Accept-Encoding", b"identity"))
+            fields.append((b"Accept-Encoding", b"identity"))
         if isinstance(content, bytes) and "Content-Length" not in headers:
-            lines.append((b"Content-Length", str(len(content)).encode()))
-        lines += [(name.encode(), value.encode()) for name, value in headers.items()]
-        request = httpcore2.Request(method, where, headers=lines, content=content, extensions=TIMEOUTS)
-        raw = self._pool(scheme, netloc).handle_request(request)
-        return Response(raw, Sent(method, url, headers))
+            fields.append((b"Content-Length", b"%d" % len(content)))
+        fields += [(name.encode(), value.encode()) for name, value in headers.items()]
+        channel = self._taken(way)
+        try:
+            answer = channel.ask(method, asked, fields, content)
+        except BaseException:
+            channel.close()
+            raise
+        return Response(Sent(method, url, headers), answer, channel, functools.partial(self._take_back, way))
 
-    def _pool(self, scheme: str, netloc: str) -> httpcore2.ConnectionPool:
-        proxy = self._proxies.get(scheme) or self._proxies.get("all") or ""
-        if proxy and proxy_bypass(netloc):
-            proxy = ""
-        if proxy not in self._pools:
-            self._pools.setdefault(proxy, self._made(proxy))
-        return self._pools[proxy]
+    def _taken(self, way: Route) -> Channel:
+        """A connection, the latest used first: a kept one that is still good, or a new one."""
+        while channel := self._kept_one(way):
+            if channel.is_usable:
+                return channel
+            channel.close()
+        return way.connect(self._context)
 
-    def _made(self, proxy: str) -> httpcore2.ConnectionPool:
-        common: dict[str, Any] = {
-            # One that is never used may as well be empty: making a TLS context takes 20 ms.
-            "ssl_context": self._context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            "max_connections": None,
-            "max_keepalive_connections": self._kept,
-            "keepalive_expiry": IDLE,
-        }
-        if not proxy:
-            return httpcore2.ConnectionPool(**common)
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        if parts.scheme not in {"http", "https"}:
-            raise ConfigurationError(
-                f"The proxy for registries is of type {parts.scheme!r}; graftbox knows http and https ones. "
-                "Change the variable https_proxy, or name the registry in no_proxy."
-            )
-        login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
-        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        return httpcore2.HTTPProxy(address, proxy_auth=login, **common)
+    def _kept_one(self, way: Route) -> Channel | None:
+        with self._guard:
+            for number in range(len(self._idle) - 1, -1, -1):
+                if self._idle[number][0] == way:
+                    return self._idle.pop(number)[1]
+        return None
+
+    def _take_back(self, way: Route, channel: Channel) -> None:
+        """Keeps a connection whose answer was read to its end; closes others, and the oldest of too many."""
+        if not channel.rewind():
+            channel.close()
+            return
+        superfluous = []
+        with self._guard:
+            self._idle.append((way, channel))
+            kept = 0 if self._closed else self._kept
+            while len(self._idle) > kept or (self._idle and self._idle[0][1].is_expired):
+                superfluous.append(self._idle.pop(0)[1])
+        for other in superfluous:
+            other.close()
 
     def close(self) -> None:
-        for pool in self._pools.values():
-            pool.close()
+        """Closes what is not under way; that follows when its answer was read."""
+        with self._guard:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for _, channel in idle:
+            channel.close()
 
 
 def joined(base: str, location: str) -> str:
