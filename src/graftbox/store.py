@@ -158,6 +158,17 @@ class Store:
         """A new name in ``tmp/``, known before anything is made: a Ctrl-C in between finds what to delete."""
         return self.folder("tmp") / secrets.token_hex(8)
 
+    def used(self, path: Path) -> bool:
+        """Notes that a file or folder here is used, by its ctime alone; False: there is none."""
+        try:
+            found = path.stat()
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        except FileNotFoundError:
+            return False
+        except OSError:  # a cache that somebody else fills
+            return path.exists()
+        return True
+
     def sweep(self, age: float = WEEK) -> None:
         """Deletes what killed processes left in ``tmp/`` more than ``age`` seconds ago."""
         for path in self.folder("tmp").iterdir():

@@ -13,6 +13,7 @@ from graftbox.errors import GraftboxError
 
 COMMANDS = {
     "bundle": "graftbox.cli.bundle:bundle",
+    "cache": "graftbox.cli.cache:cache",
     "dockerfile": "graftbox.cli.dockerfile:dockerfile",
     "doctor": "graftbox.cli.doctor:doctor",
     "graft": "graftbox.cli.graft:graft",
@@ -24,7 +25,7 @@ COMMANDS = {
     "ps": "graftbox.cli.sandboxes:ps",
     "rm": "graftbox.cli.sandboxes:rm",
     "run": "graftbox.cli.run:run",
-    "sbom": "graftbox.cli.sbom:sbom",
+    "sbom": "graftbox.cli.bundle:sbom",
     "stop": "graftbox.cli.sandboxes:stop",
     "tags": "graftbox.cli.tags:tags",
     "verify": "graftbox.cli.verify:verify",

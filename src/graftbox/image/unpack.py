@@ -95,7 +95,7 @@ def diff_ids(image: Image) -> list[str]:
 def cached(image: Image, store: Store) -> Path | None:
     """The image's unpacked folder, if it is in the cache."""
     path = store.root / "rootfs" / chain_id(diff_ids(image))
-    return path if path.is_dir() else None
+    return path if store.used(path) else None
 
 
 def rootfs(image: Image, source: Source | None, store: Store) -> Path:

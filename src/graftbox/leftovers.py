@@ -1,0 +1,128 @@
+"""What the cache holds, and what of it nothing has used for a while.
+
+Everything in the cache can be fetched or made again. When an entry was last used is told by its ctime, which
+`Store.used` sets, or a file's time of access; what a sandbox has mounted is in use.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from graftbox.store import Store, remove_folder, storage_errors
+
+_HEX = "[0-9a-f]"
+ENTRIES = {
+    "blobs": f"blobs/sha256/{_HEX}*",
+    "bundles": "bundles/*/*.json",
+    "compilers": f"compilers/{_HEX}*",
+    "images": f"rootfs/{_HEX}*",
+    "layers": "layers/*.json",
+    "programs": f"programs/{_HEX}*",
+    "trees": f"trees/{_HEX}*",
+    "unpacked layers": f"trees/layers/{_HEX}*",
+}
+"""Kind -> the files or folders of that kind, as a pattern below the cache's root."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of entries: how many, and the bytes that they take on disk; what is linked counts once."""
+
+    name: str
+    entries: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """An entry that may go: ``idle`` seconds have passed since it was used."""
+
+    kind: str
+    path: Path
+    size: int
+    idle: float
+
+
+def kinds(store: Store) -> list[Kind]:
+    """What is there, by kind."""
+    seen: set[tuple[int, int]] = set()
+    found = []
+    for name, pattern in ENTRIES.items():
+        paths = list(store.root.glob(pattern))
+        found.append(Kind(name, len(paths), sum(_size(path, seen) for path in paths)))
+    return found
+
+
+def unused(store: Store, seconds: float) -> list[Leftover]:
+    """Entries that nothing has used for so long; none that is mounted in any sandbox."""
+    mounted = _mounted()
+    seen: set[tuple[int, int]] = set()
+    found = []
+    for name, pattern in ENTRIES.items():
+        for path in sorted(store.root.glob(pattern)):
+            idle = time.time() - _last_use(path)
+            if idle >= seconds and path.name not in mounted:
+                found.append(Leftover(name, path, _size(path, seen), idle))
+    return found
+
+
+def remove(store: Store, leftover: Leftover) -> None:
+    """Takes the entry out of the cache at once, then deletes it; one that is gone already is fine."""
+    with storage_errors(store.root), store.temporary_folder() as folder:
+        target = folder / leftover.path.name
+        try:
+            leftover.path.rename(target)
+        except FileNotFoundError:
+            return
+        if target.is_dir() and not target.is_symlink():
+            _unlock(target)
+            remove_folder(target)
+
+
+def _last_use(path: Path) -> float:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return time.time()
+    # The times of access of folders tell nothing: every look at the cache changes them.
+    return found.st_ctime if path.is_dir() else max(found.st_atime, found.st_ctime)
+
+
+def _size(path: Path, seen: set[tuple[int, int]]) -> int:
+    """Bytes on disk of a file or of all below a folder, without what is in ``seen``, which is added to."""
+    total = 0
+    for each in _walk(path):
+        found = each.lstat()
+        if (found.st_dev, found.st_ino) not in seen:
+            seen.add((found.st_dev, found.st_ino))
+            total += found.st_blocks * 512
+    return total
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    yield path
+    if path.is_dir() and not path.is_symlink():
+        for folder, _, names in os.walk(path):
+            yield from (Path(folder, name) for name in names)
+
+
+def _unlock(path: Path) -> None:
+    """Lets the owner delete what is in folders that an image has made unwritable."""
+    for folder, _, _ in os.walk(path):
+        Path(folder).chmod(0o700)
+
+
+def _mounted() -> set[str]:
+    """Names of trees and images that some process has mounted."""
+    names: set[str] = set()
+    for path in Path("/proc").glob("[0-9]*/mountinfo"):
+        try:
+            names.update(re.findall(r"/([0-9a-f]{64})\b", path.read_text(errors="replace")))
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return names
