@@ -194,6 +194,26 @@ def verify(
 
 
 @bundle.command()
+@choice
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write it there instead.")
+def sbom(
+    components: tuple[str, ...],
+    arch: str | None,
+    recipe: str,
+    compression: str,
+    as_json: bool,
+    output: Path | None,
+) -> None:
+    """Print the packages that the bundle consists of, as CycloneDX JSON.
+
+    With versions, hashes, licences and the files that hold their texts, and the source packages of Debian's.
+    """
+    from graftbox.cli.sbom import print_sbom
+
+    print_sbom(_job(components, arch, recipe, Store(), compression), output)
+
+
+@bundle.command()
 @click.argument("target", metavar="REF")
 @click.option(
     "--arch",

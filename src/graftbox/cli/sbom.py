@@ -1,4 +1,4 @@
-"""``graftbox sbom``: what the bundle is made of, as CycloneDX; and what ``--attest`` attaches to images."""
+"""``graftbox bundle sbom``: what the bundle is made of; and what ``--attest`` attaches to images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.cli.bundle import choice
-
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from graftbox.bundle.build import Job
     from graftbox.image.attestation import Sbom
     from graftbox.image.graft import Bundle
     from graftbox.image.reference import Reference
@@ -23,23 +24,24 @@ SIGNERS = {"cosign": ("sign", "--yes"), "notation": ("sign",)}
 """What a signing program is called with if only its name is given; the image's name follows."""
 
 
-@click.command()
-@choice
-def sbom(components: tuple[str, ...], arch: str | None, recipe: str, as_json: bool) -> None:
-    """Print the packages that the bundle consists of, with versions, hashes and licences (CycloneDX JSON)."""
-    from graftbox.bundle.build import Job
-    from graftbox.bundle.recipe import Recipe
+def print_sbom(job: Job, output: Path | None) -> None:
+    """Prints the SBOM of a bundle that is built, or writes it to a file."""
     from graftbox.bundle.sbom import sbom as make
-    from graftbox.errors import NotFoundError
-    from graftbox.store import Store
+    from graftbox.errors import NotFoundError, StorageError
 
-    job = Job.of(Recipe.find(recipe), arch, components, Store())
     made = job.found()
     if made is None:
         raise NotFoundError(
             "This bundle is not built yet. Run `graftbox bundle build` with the same options."
         )
-    click.echo(make(made, job.lock, job.store), nl=False)
+    data = make(made, job.lock, job.store)
+    if output is None:
+        click.echo(data, nl=False)
+        return
+    try:
+        output.write_bytes(data)
+    except OSError as error:
+        raise StorageError(f"Cannot write {output}: {error.strerror}. Name another file.") from error
 
 
 def sboms(store: Store) -> Sbom:
@@ -54,13 +56,20 @@ def sboms(store: Store) -> Sbom:
 
     def of(bundle: Bundle) -> bytes:
         if bundle.digest not in made:
-            manifest = current(bundle.arch, bundle.components, store)
+            manifest = current(bundle.arch, bundle.components, store, compression=_form(bundle))
             if manifest is None or manifest.digest != bundle.digest:
                 raise NotFoundError(f"The bundle {bundle.digest} is not built here any more.")
             made[bundle.digest] = make(manifest, Lock.of(Recipe.builtin()), store)
         return made[bundle.digest]
 
     return of
+
+
+def _form(bundle: Bundle) -> str:
+    """The form of a bundle's layers, as ``--compression`` calls it."""
+    if any(layer.compression == "zstd" for layer in bundle.layers):
+        return "zstd"
+    return "estargz" if any(layer.annotations for layer in bundle.layers) else "gzip"
 
 
 def attach(
