@@ -6,11 +6,14 @@ Rules cited: distribution's token and OAuth 2 specifications, RFC 6750, RFC 9110
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
 import socket
+import socketserver
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -326,3 +329,60 @@ def test_a_private_certificate_authority_is_trusted_where_it_is_named(
     report = run(base, target, store, bundle, access)
     again = graft_image(parse(target), parse(f"{host}/{team}2:1"), {"amd64": bundle}, store, access=access)
     assert again.digest == report.digest
+
+
+class _Tunnel(socketserver.BaseRequestHandler):
+    """A proxy that only knows CONNECT, wants a log-in, and takes every name for 127.0.0.1."""
+
+    def handle(self) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += self.request.recv(4096)
+        line, _, fields = head.decode().partition("\r\n")
+        self.server.asked.append(line)  # type: ignore[attr-defined]  # the list that the test gave it
+        if f"Proxy-Authorization: Basic {base64.b64encode(b'jo:pw').decode()}" not in fields:
+            self.request.sendall(b"HTTP/1.1 407 Log in first\r\nContent-Length: 0\r\n\r\n")
+            return
+        with socket.create_connection(("127.0.0.1", int(line.split()[1].rpartition(":")[2]))) as server:
+            self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=_pass_on, args=(server, self.request))
+            back.start()
+            _pass_on(self.request, server)
+            back.join()
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_tls_goes_through_a_proxy_in_a_tunnel(
+    tls_registry: tuple[str, Path],
+    base: str,
+    team: str,
+    store: Store,
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port, cert = tls_registry
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Tunnel) as proxy:
+        proxy.asked = []  # type: ignore[attr-defined]  # read by the handler
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            target, access = f"registry.test:{port}/{team}:proxied", Access(authority=cert)
+            address = f"127.0.0.1:{proxy.server_address[1]}"
+            monkeypatch.setenv("https_proxy", f"http://{address}")
+            with pytest.raises(TransportError, match="407 Log in first"):
+                run(base, target, store, bundle, access)
+            monkeypatch.setenv("https_proxy", f"http://jo:pw@{address}")
+            report = run(base, target, store, bundle, access)
+        finally:
+            proxy.shutdown()
+            thread.join()
+    assert set(proxy.asked) == {f"CONNECT registry.test:{port} HTTP/1.1"}  # type: ignore[attr-defined]  # ours
+    assert report.layers_sent
