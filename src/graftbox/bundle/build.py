@@ -45,6 +45,7 @@ BUILDER_CODE = tuple(
         "inventory",
         "layers",
         "libraries",
+        "licences",
         "native",
         "parallel",
         "plan",
@@ -253,7 +254,7 @@ class Job:
 
     def content(self, name: str, progress: Progress, sources: Sources | None) -> Content:
         """Everything that one layer holds."""
-        from graftbox.bundle import bytecode, relocation, strip
+        from graftbox.bundle import bytecode, licences, relocation, strip
 
         layers = [] if name == SERVER else [*self._below(name), name]
         entries = {entry for layer in layers for entry in self.entries(layer)}
@@ -267,6 +268,7 @@ class Job:
             content = self._staged(layer, paths, below)
         relocation.relocate(content, self.arch)
         strip.strip(content)
+        licences.tidy(content, name, entries)
         progress.done()
         progress.start(f"compiling {name}", 1)
         bytecode.add_bytecode(content, compiler, self.store)
