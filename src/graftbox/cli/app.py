@@ -16,6 +16,7 @@ COMMANDS = {
     "cache": "graftbox.cli.cache:cache",
     "dockerfile": "graftbox.cli.dockerfile:dockerfile",
     "doctor": "graftbox.cli.doctor:doctor",
+    "forward": "graftbox.cli.forward:forward",
     "graft": "graftbox.cli.graft:graft",
     "image": "graftbox.cli.image:image",
     "lock": "graftbox.cli.lock:lock",
