@@ -2,14 +2,14 @@ from __future__ import annotations
 
 from graftbox.bundle import licences
 from graftbox.bundle.content import Content, File, Link
-from graftbox.bundle.lock import LockedPackage, LockedWheel
+from graftbox.bundle.lock import Entry, LockedPackage, LockedWheel
 
 
 def package(name: str, source: str) -> LockedPackage:
     return LockedPackage(name, "1.0-2", "debian", f"pool/{name}.deb", 1, "0" * 64, source, "", ("core",))
 
 
-ENTRIES = [
+ENTRIES: list[Entry] = [
     package("tool", "tool-src (1.0-1)"),
     package("libtool", "tool-src (1.0-1)"),
     package("unused", "other (3)"),
