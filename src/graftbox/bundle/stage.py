@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from graftbox.bundle import deb, libraries, whl
+from graftbox.bundle import deb, elf, libraries, whl
 from graftbox.bundle.content import Content, File, Folder, Link, Node, files
 from graftbox.bundle.plan import Plan, Take
 from graftbox.errors import UsageError
@@ -61,14 +61,18 @@ def stage(
 
 
 def _add_wheel(content: Content, plan: Plan, origin: str, wheel: Path) -> tuple[Take, ...]:
-    """Adds a wheel's files; returns the takes for this wheel, of which a recipe may have some."""
+    """Adds a wheel's files; returns the takes for this wheel, of which a recipe may have some.
+
+    Programs that are taken stay executable; scripts are started by their interpreter's name, if at all.
+    """
     takes = plan.wheel_takes.get(origin.partition(" ")[0], ())
     for name, file in whl.nodes(wheel, origin):
         if not takes:
             _add(content, f"{plan.wheels}/{name}", replace(file, executable=False))
         for take in takes:
             if target := take.target(name):
-                _add(content, target, file)
+                is_program = file.executable and file.data.startswith(elf.MAGIC)
+                _add(content, target, replace(file, executable=is_program))
     return takes
 
 
