@@ -40,7 +40,16 @@ class NotFoundError(GraftboxError):
 
 
 class TransportError(GraftboxError):
-    """The other side could not be reached, or refused."""
+    """The other side could not be reached, or refused.
+
+    ``status`` is its HTTP status if it answered with one; ``retry_after`` the seconds that it asks to wait.
+    """
+
+    def __init__(
+        self, message: str = "", status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
 
 
 class FormatError(GraftboxError):

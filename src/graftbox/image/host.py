@@ -281,7 +281,9 @@ class Host:
                 detail = self._login.without_secrets(start[:300].decode(errors="replace").strip())
         code = response.status_code
         raise TransportError(
-            f"{self.name} refused to {action}: {code} {detail}. {_advice(code, detail, self.name)}"
+            f"{self.name} refused to {action}: {code} {detail}. {_advice(code, detail, self.name)}",
+            status=code,
+            retry_after=retry_after(response.headers.get("Retry-After")),
         )
 
     def close(self) -> None:

@@ -19,8 +19,14 @@ class BrokenError(TransportError):
     ``unreachable`` if there was none: a host that has never answered is not asked again.
     """
 
-    def __init__(self, message: str, unreachable: bool = False) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        unreachable: bool = False,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, status, retry_after)
         self.unreachable = unreachable
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from graftbox.errors import GraftboxError, NotFoundError, StorageError, UnsupportedError
+from graftbox.errors import GraftboxError, NotFoundError, StorageError, TransportError, UnsupportedError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,9 +27,9 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 class RefusedError(Exception):
     """An answer other than success, with one of the spec's error codes."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.retry_after = status, code, retry_after
 
     @classmethod
     def of(cls, error: GraftboxError) -> RefusedError:
@@ -37,6 +38,11 @@ class RefusedError(Exception):
             return cls(404, "MANIFEST_UNKNOWN", str(error))
         if isinstance(error, UnsupportedError):
             return cls(404, "UNSUPPORTED", str(error))
+        if isinstance(error, TransportError) and error.status == 429:
+            # What upstream asks of us is asked of whoever makes us ask.
+            return cls(429, "TOOMANYREQUESTS", str(error), error.retry_after)
+        if isinstance(error, TransportError) and error.retry_after is not None:
+            return cls(503, "UNAVAILABLE", str(error), error.retry_after)
         return cls(503 if isinstance(error, StorageError) else 502, "UNAVAILABLE", str(error))
 
 
@@ -70,6 +76,8 @@ class Request:
         """An error as the spec writes it."""
         body = json.dumps({"errors": [{"code": error.code, "message": str(error), "detail": None}]})
         more = {"Allow": "GET, HEAD"} if error.status == 405 else {}
+        if error.retry_after is not None:
+            more["Retry-After"] = str(math.ceil(error.retry_after))
         await self.answer(error.status, {"Content-Type": JSON, **more}, body.encode())
 
     def has(self, digest: str) -> bool:

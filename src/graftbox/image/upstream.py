@@ -103,13 +103,17 @@ class Repository:
 
         Raises `BrokenError` if that cannot be learnt now, another error if it is gone or must not be.
         """
-        from graftbox.image.retry import AGAIN, BrokenError
+        from graftbox.image.retry import AGAIN, BrokenError, retry_after
 
         connection = self._connection
         url = f"{connection.base}/manifests/{tag}"
         response = connection.request("HEAD", url, headers={"Accept": ", ".join(ACCEPTED)})
         if response.status_code in AGAIN:
-            raise BrokenError(f"{self.name.host} answers {response.status_code}; try again later.")
+            raise BrokenError(
+                f"{self.name.host} answers {response.status_code}; try again later.",
+                status=response.status_code,
+                retry_after=retry_after(response.headers.get("Retry-After")),
+            )
         found = response.headers.get("Docker-Content-Digest", "")
         if response.status_code == 200 and _DIGEST.fullmatch(found):
             return str(found)

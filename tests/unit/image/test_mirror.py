@@ -40,6 +40,8 @@ class Upstreams:
     """Another address that it redirects blobs to."""
     broken: int = 0
     """The status of every answer."""
+    again: str = ""
+    """The ``Retry-After`` of such answers."""
     damaged: str = ""
     """A digest that is answered with other bytes."""
     asked: list[str] = field(default_factory=list)
@@ -47,7 +49,7 @@ class Upstreams:
 
     def answer(self, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         if self.broken:
-            return self.broken, {}, b"out of order"
+            return self.broken, {"Retry-After": self.again} if self.again else {}, b"out of order"
         if path.startswith("/token"):
             return 200, {}, json.dumps({"token": TOKEN}).encode()
         if self.needs_token and headers.get("Authorization") != f"Bearer {TOKEN}":
@@ -230,6 +232,25 @@ def test_a_grafted_image_outlives_a_restart_and_its_upstream(
     upstream.broken = 403
     with mirror() as client:
         assert client.get(MANIFEST).status_code == 502, "who may no longer read it gets nothing"
+
+
+@pytest.mark.parametrize(
+    ("status", "again", "answered", "code", "told"),
+    [
+        (429, "60", 429, "TOOMANYREQUESTS", "60"),
+        (503, "7", 503, "UNAVAILABLE", "7"),
+        (403, "", 502, "UNAVAILABLE", None),
+    ],
+)
+def test_a_client_is_asked_to_wait_as_long_as_upstream_asks(
+    mirror: Any, upstream: Upstreams, status: int, again: str, answered: int, code: str, told: str | None
+) -> None:
+    upstream.broken, upstream.again = status, again
+    with mirror() as client:
+        answer = client.get(MANIFEST)
+    assert answer.status_code == answered
+    assert answer.json()["errors"][0]["code"] == code
+    assert answer.headers.get("Retry-After") == told
 
 
 def test_a_tag_that_moved_is_grafted_anew(layout: Any, mirror: Any) -> None:
