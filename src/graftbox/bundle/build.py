@@ -16,7 +16,7 @@ import deflate
 from graftbox.bundle import compression as forms
 from graftbox.bundle import manifest as manifests
 from graftbox.bundle.bytecode import PACKAGES, Compiler
-from graftbox.bundle.lock import Entry, Lock, LockedPackage, LockedWheel
+from graftbox.bundle.lock import Entry, Lock, LockedModule, LockedPackage, LockedWheel
 from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.bundle.native import architecture
 from graftbox.bundle.progress import Progress, Silent
@@ -47,13 +47,16 @@ BUILDER_CODE = tuple(
         "libraries",
         "licences",
         "native",
+        "native_modules",
         "parallel",
         "plan",
         "relocation",
         "rules",
         "stage",
         "strip",
+        "tgz",
         "whl",
+        "zig",
     )
 )
 
@@ -202,6 +205,10 @@ class Job:
             facts["packages"] = [entry.sha256 for entry in self.entries(layer)]
             facts["stage"] = [self.recipe.component(name).stage for name in layer.split("+")]
             facts["below"] = [self.key(name) for name in self._below(layer)]
+            if any("native" in (stage or {}) for stage in facts["stage"]):
+                from graftbox.bundle import zig
+
+                facts["zig"] = zig.locked().version
         return _hex(json.dumps(facts, sort_keys=True).encode())
 
     @property
@@ -265,7 +272,7 @@ class Job:
         below: Content = {}
         for layer in layers:
             below.update(content)
-            content = self._staged(layer, paths, below)
+            content = self._staged(layer, paths, below, progress, sources)
         relocation.relocate(content, self.arch)
         strip.strip(content)
         licences.tidy(content, name, entries)
@@ -275,16 +282,27 @@ class Job:
         progress.done()
         return content
 
-    def _staged(self, layer: str, paths: Mapping[Entry, Path], below: Content) -> Content:
+    def _staged(
+        self,
+        layer: str,
+        paths: Mapping[Entry, Path],
+        below: Content,
+        progress: Progress,
+        sources: Sources | None,
+    ) -> Content:
         """The layer's content before it is relocated."""
-        from graftbox.bundle import plan, stage
+        from graftbox.bundle import native_modules, plan, stage
 
         plans = [plan.parse(self.recipe.component(name).stage or {}, self.arch) for name in layer.split("+")]
         chosen = plan.shared(plans) if len(plans) > 1 else plans[0]
         entries = self.entries(layer)
         packages = {_origin(e): paths[e] for e in entries if isinstance(e, LockedPackage)}
         wheels = {_origin(e): paths[e] for e in entries if isinstance(e, LockedWheel)}
-        return stage.stage(chosen, packages, wheels, self.arch, below)
+        modules = {_origin(e): (paths[e], e.places) for e in entries if isinstance(e, LockedModule)}
+        compiled = {}
+        if chosen.native:
+            compiled = native_modules.compiled(chosen.native, paths, self.arch, self.store, sources, progress)
+        return stage.stage(chosen, packages, wheels, self.arch, below, modules, compiled)
 
     def _fetched(
         self, entries: Sequence[Entry], progress: Progress, sources: Sources | None

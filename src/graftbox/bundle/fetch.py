@@ -7,13 +7,13 @@ import contextlib
 import fcntl
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from graftbox.bundle import index
+from graftbox.bundle import index, npm
 from graftbox.bundle.download import Downloader, shown
-from graftbox.bundle.lock import Entry, LockedPackage, LockedWheel
+from graftbox.bundle.lock import Entry, LockedModule, LockedPackage, LockedWheel
 from graftbox.bundle.progress import Progress, Silent
 from graftbox.bundle.recipe import Recipe
 from graftbox.bundle.sources import Sources
@@ -31,7 +31,7 @@ def fetch(
     downloader: Downloader | None = None,
     recipe: Recipe | None = None,
 ) -> dict[Entry, Path]:
-    """The path of every entry's ``.deb`` or ``.whl`` in the store, downloading those not there yet.
+    """The path of every entry's ``.deb``, ``.whl`` or ``.tgz`` in the store, downloading those not there yet.
 
     Locked files that no source has any more are one `NotFoundError` that names them all and how to lock
     ``recipe`` (the built-in one by default) anew. After any error, Ctrl-C included, what has arrived is
@@ -55,8 +55,10 @@ def is_here(entry: Entry, store: Store) -> bool:
     return store.has(f"sha256:{entry.sha256}", entry.size)
 
 
-def addresses(entry: Entry, sources: Sources, downloader: Downloader) -> list[str]:
+def addresses(entry: Entry, sources: Sources, downloader: Downloader) -> Iterable[str]:
     """Where this entry may be had, in the order to try."""
+    if isinstance(entry, LockedModule):
+        return npm.addresses(entry, sources, downloader)
     if isinstance(entry, LockedWheel):
         files = index.locate(downloader, sources.indexes(), entry.name, entry.filename, entry.sha256)
         return [file.url for file in files]
@@ -91,6 +93,7 @@ def _fetch_all(
 def _gone_message(gone: list[Entry], lock_command: str) -> str:
     packages = sorted({f"{e.name} {e.version}" for e in gone if isinstance(e, LockedPackage)})
     wheels = sorted({e.filename for e in gone if isinstance(e, LockedWheel)})
+    modules = sorted({f"{e.name} {e.version}" for e in gone if isinstance(e, LockedModule)})
     sentences = []
     if packages:
         sentences.append(
@@ -102,6 +105,11 @@ def _gone_message(gone: list[Entry], lock_command: str) -> str:
         sentences.append(
             f"No package index has {', '.join(wheels)} with the locked hash. Run `{lock_command} "
             "--update-missing`, or name an index that has them (--index-url, GRAFTBOX_INDEX_URL)."
+        )
+    if modules:
+        sentences.append(
+            f"No npm registry has {', '.join(modules)}. Run `{lock_command} --update-missing`, or name a "
+            "registry that has them (--npm-registry, GRAFTBOX_NPM_REGISTRY)."
         )
     return " ".join(sentences)
 

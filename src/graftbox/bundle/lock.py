@@ -1,9 +1,12 @@
-"""Locks: exactly which packages and wheels a bundle is made of, by hash and without any address.
+"""Locks: which packages a bundle is made of, from Debian, PyPI and npm, by hash and without any address.
 
 A lock is JSON next to its recipe, written with sorted keys, so that it can be reviewed as a diff::
 
     {"schema": 1, "recipe": "sha256:…", "suites": {"trixie": {"date": "2026-09-12T07:55:41Z"}},
-     "architectures": {"amd64": {"packages": [LockedPackage…], "wheels": [LockedWheel…]}, "arm64": …}}
+     "architectures": {"amd64": {"packages": [LockedPackage…], "wheels": [LockedWheel…],
+                                 "modules": [LockedModule…]}, "arm64": …}}
+
+``modules`` is there only if there are any.
 """
 
 from __future__ import annotations
@@ -13,17 +16,18 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from graftbox.bundle.recipe import Recipe
+from graftbox.bundle.recipe import MODULE_NAME, Recipe
 from graftbox.errors import FormatError, NotFoundError, StorageError
 
 SCHEMA = 1
 ARCHITECTURES = ("amd64", "arm64")
 ARCHIVES = ("debian", "debian-security")
+NO_INTEGRITY = f"sha512-{'A' * 86}=="
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,28 @@ class LockedWheel:
     components: tuple[str, ...]
 
 
-Entry = LockedPackage | LockedWheel
+@dataclass(frozen=True)
+class LockedModule:
+    """One npm package. ``integrity`` is the registry's own (``sha512-…``, base64) of the same bytes.
+
+    ``places`` are the folders that it is unpacked into, below that of the package that was asked for:
+    ``code-server/lib/vscode/node_modules/ws``.
+    """
+
+    name: str
+    version: str
+    integrity: str
+    size: int
+    sha256: str
+    places: tuple[str, ...]
+    components: tuple[str, ...]
+
+    @property
+    def filename(self) -> str:
+        return f"{self.name.rpartition('/')[2]}-{self.version}.tgz"
+
+
+Entry = LockedPackage | LockedWheel | LockedModule
 
 
 @dataclass(frozen=True)
@@ -69,6 +94,7 @@ class LockedArchitecture:
 
     packages: tuple[LockedPackage, ...] = ()
     wheels: tuple[LockedWheel, ...] = ()
+    modules: tuple[LockedModule, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,8 +138,9 @@ class Lock:
             "suites": {suite: {"date": date} for suite, date in self.suites.items()},
             "architectures": {
                 name: {
-                    "packages": [dataclasses.asdict(p) for p in sorted(locked.packages, key=_order)],
-                    "wheels": [dataclasses.asdict(w) for w in sorted(locked.wheels, key=_order)],
+                    "packages": _documents(locked.packages),
+                    "wheels": _documents(locked.wheels),
+                    **({"modules": _documents(locked.modules)} if locked.modules else {}),
                 }
                 for name, locked in self.architectures.items()
             },
@@ -149,14 +176,18 @@ class Lock:
             raise NotFoundError(f"The lock has no architecture {name!r}; it has {known}.") from None
 
     def entries(self, arch: str, components: Collection[str] | None = None) -> list[Entry]:
-        """Packages, then wheels, that these components (all of them by default) consist of."""
+        """Packages, wheels, npm packages that these components (all of them by default) consist of."""
         locked = self.architecture(arch)
-        entries: list[Entry] = [*locked.packages, *locked.wheels]
+        entries: list[Entry] = [*locked.packages, *locked.wheels, *locked.modules]
         return [e for e in entries if components is None or set(components) & set(e.components)]
 
 
 def _order(entry: Entry) -> tuple[str, str]:
     return entry.name, entry.version
+
+
+def _documents(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(entry) for entry in sorted(entries, key=_order)]
 
 
 def parse(data: bytes, where: str) -> Lock:
@@ -172,6 +203,7 @@ def parse(data: bytes, where: str) -> Lock:
                 name: LockedArchitecture(
                     packages=tuple(_entry(LockedPackage, facts) for facts in locked["packages"]),
                     wheels=tuple(_entry(LockedWheel, facts) for facts in locked["wheels"]),
+                    modules=tuple(_entry(LockedModule, facts) for facts in locked.get("modules", ())),
                 )
                 for name, locked in document["architectures"].items()
             },
@@ -190,7 +222,7 @@ def _string(facts: Mapping[str, Any], key: str) -> str:
     return value
 
 
-EntryT = TypeVar("EntryT", LockedPackage, LockedWheel)
+EntryT = TypeVar("EntryT", LockedPackage, LockedWheel, LockedModule)
 
 
 def _entry(kind: type[EntryT], facts: Mapping[str, Any]) -> EntryT:
@@ -198,18 +230,34 @@ def _entry(kind: type[EntryT], facts: Mapping[str, Any]) -> EntryT:
     fields = {field.name for field in dataclasses.fields(kind)}
     if unknown := set(facts) - fields:
         raise ValueError(f"{facts.get('name')!r} has an unknown key {min(unknown)!r}")
-    values = {name: _string(facts, name) for name in fields - {"size", "components"}}
+    values = {name: _string(facts, name) for name in fields - {"size", "components", "places"}}
     what = values["name"]
     if not isinstance(facts["size"], int) or facts["size"] <= 0:
         raise ValueError(f"the size of {what!r} is not a number of bytes")
     if not re.fullmatch("[0-9a-f]{64}", values["sha256"]):
         raise ValueError(f"the sha256 of {what!r} is not 64 lower-case hex digits")
+    lists: dict[str, tuple[str, ...]] = {
+        name: _strings(facts, name) for name in fields & {"components", "places"}
+    }
     place = values.get("path") or values.get("filename", "")
-    if place.startswith("/") or ".." in place.split("/") or ("/" in place and kind is LockedWheel):
+    if ("/" in place and kind is LockedWheel) or not all(map(_is_inside, (place, *lists.get("places", ())))):
         raise ValueError(f"the file of {what!r} is not a plain relative path")
+    if not re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", values.get("integrity", NO_INTEGRITY)):
+        raise ValueError(f"the integrity of {what!r} is not a sha512")
+    if kind is LockedModule and not re.fullmatch(MODULE_NAME, what):
+        raise ValueError(f"{what!r} is not the name of an npm package")
     if values.get("archive", ARCHIVES[0]) not in ARCHIVES:
         raise ValueError(f"the archive of {what!r} is none of {', '.join(ARCHIVES)}")
-    components = facts["components"]
-    if not isinstance(components, list) or not all(isinstance(item, str) for item in components):
-        raise TypeError(f"the components of {what!r} are not a list of names")
-    return kind(**values, size=facts["size"], components=tuple(components))
+    facts_of_kind: dict[str, Any] = {**values, **lists, "size": facts["size"]}
+    return kind(**facts_of_kind)
+
+
+def _strings(facts: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = facts[key]
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"the {key} of {facts['name']!r} are not a list of names")
+    return tuple(value)
+
+
+def _is_inside(place: str) -> bool:
+    return not place.startswith("/") and ".." not in place.split("/")

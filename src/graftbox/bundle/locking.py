@@ -8,10 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftbox.bundle import fetch, requirements, resolve, suites
+from graftbox.bundle import fetch, npm, requirements, resolve, suites
 from graftbox.bundle.debian import BinaryPackage, Catalog, Group, Relation, version_key
 from graftbox.bundle.download import Downloader
-from graftbox.bundle.lock import ARCHITECTURES, Entry, Lock, LockedArchitecture, LockedPackage, LockedWheel
+from graftbox.bundle.lock import (
+    ARCHITECTURES,
+    Entry,
+    Lock,
+    LockedArchitecture,
+    LockedModule,
+    LockedPackage,
+    LockedWheel,
+)
 from graftbox.bundle.progress import Progress, Silent
 from graftbox.bundle.recipe import Recipe
 from graftbox.bundle.sources import Sources
@@ -46,8 +54,9 @@ def _make(recipe: Recipe, workshop: Workshop, old: Lock | None) -> Lock:
         opened = suites.open_suites(
             recipe, workshop.sources, downloader, workshop.keyring, workshop.allow_expired
         )
+        registry = npm.Resolver(workshop.store, workshop.sources, downloader, _known(old))
         architectures = {
-            arch: _architecture(arch, recipe, opened, workshop, downloader, old)
+            arch: _architecture(arch, recipe, opened, workshop, registry, old)
             for arch in workshop.architectures
         }
     return Lock(
@@ -57,27 +66,40 @@ def _make(recipe: Recipe, workshop: Workshop, old: Lock | None) -> Lock:
     )
 
 
+def _known(old: Lock | None) -> dict[str, tuple[int, str]]:
+    """Size and sha256 of what was locked before, by integrity."""
+    locked = old.architectures.values() if old else ()
+    return {module.integrity: (module.size, module.sha256) for one in locked for module in one.modules}
+
+
 def _architecture(
     arch: str,
     recipe: Recipe,
     opened: Sequence[suites.Suite],
     workshop: Workshop,
-    downloader: Downloader,
+    registry: npm.Resolver,
     old: Lock | None,
 ) -> LockedArchitecture:
-    """One architecture's part; wheels are solved anew only if one is gone or the recipe has changed."""
+    """One architecture's part; wheels and npm packages are solved anew only if one is gone or the recipe has
+    changed."""
+    downloader = registry.downloader
     catalog = suites.catalog(
         opened, recipe.sections, arch, workshop.store, workshop.sources, workshop.progress
     )
     before = old.architectures.get(arch) if old else None
     if old is None or before is None:
         packages = _packages(recipe, catalog, {})
-        return LockedArchitecture(packages, _wheels(recipe, arch, packages, (), workshop, downloader))
+        wheels = _wheels(recipe, arch, packages, (), workshop, downloader)
+        return LockedArchitecture(packages, wheels, _modules(recipe, arch, (), registry))
     kept = _kept(before, workshop, downloader)
     packages = _packages(recipe, catalog, kept.packages)
-    if old.recipe == recipe.resolution_digest and len(kept.wheels) == len(before.wheels):
-        return LockedArchitecture(packages, before.wheels)
-    return LockedArchitecture(packages, _wheels(recipe, arch, packages, kept.wheels, workshop, downloader))
+    wheels, modules = before.wheels, before.modules
+    changed = old.recipe != recipe.resolution_digest
+    if changed or len(kept.wheels) < len(wheels):
+        wheels = _wheels(recipe, arch, packages, kept.wheels, workshop, downloader)
+    if changed or len(kept.modules) < len(modules):
+        modules = _modules(recipe, arch, kept.modules, registry)
+    return LockedArchitecture(packages, wheels, modules)
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,7 @@ class _Kept:
 
     packages: Mapping[str, LockedPackage]
     wheels: Sequence[LockedWheel]
+    modules: Sequence[LockedModule]
 
 
 def _kept(before: LockedArchitecture, workshop: Workshop, downloader: Downloader) -> _Kept:
@@ -97,13 +120,14 @@ def _kept(before: LockedArchitecture, workshop: Workshop, downloader: Downloader
         except NotFoundError:
             return False
 
-    entries: list[Entry] = [*before.packages, *before.wheels]
+    entries: list[Entry] = [*before.packages, *before.wheels, *before.modules]
     with concurrent.futures.ThreadPoolExecutor(fetch.WORKERS) as pool:
         present = dict(zip(entries, pool.map(there, entries), strict=True))
     lost = {package.source for package in before.packages if not present[package]}
     return _Kept(
         packages={p.name: p for p in before.packages if p.source not in lost},
         wheels=[wheel for wheel in before.wheels if present[wheel]],
+        modules=[module for module in before.modules if present[module]],
     )
 
 
@@ -189,6 +213,20 @@ def _wheels(
     return requirements.resolve(wanted, guest, workshop.sources.indexes(), downloader, keep)
 
 
+def _modules(
+    recipe: Recipe, arch: str, kept: Sequence[LockedModule], registry: npm.Resolver
+) -> tuple[LockedModule, ...]:
+    """npm packages; those of ``kept`` that the recipe names stay, if all that they need is still there."""
+    wanted = {name: part.npm for name, part in recipe.components.items() if part.npm}
+    keep = {module.name: module.version for module in kept if module.name in module.places}
+    try:
+        return registry.resolve(wanted, arch, keep)
+    except NotFoundError:
+        if not keep:
+            raise
+        return registry.resolve(wanted, arch)
+
+
 @dataclass(frozen=True)
 class Change:
     """One difference between two locks; ``before`` or ``after`` is empty for what is new or gone."""
@@ -217,4 +255,8 @@ def changes(old: Lock | None, new: Lock) -> list[Change]:
 def _versions(lock: Lock | None, arch: str) -> dict[str, tuple[str, str]]:
     if lock is None or arch not in lock.architectures:
         return {}
-    return {entry.name: (entry.version, entry.sha256) for entry in lock.entries(arch)}
+    found: dict[str, tuple[str, str]] = {}
+    for entry in lock.entries(arch):  # of npm packages there may be several versions
+        version, sha256 = found.get(entry.name, ("", ""))
+        found[entry.name] = (f"{version} {entry.version}".strip(), f"{sha256} {entry.sha256}".strip())
+    return found

@@ -7,6 +7,8 @@
     certificates  {from = "usr/share/ca-certificates", to = "etc/ssl/certs/ca-certificates.crt"}
     wheels        "lib/python3.13/dist-packages"             # where wheels are unpacked
     [[from-wheel.NAME]]  from = ""  to = "…"                 # what goes where of that wheel, instead of all
+    [[from-npm]]  from = "code-server"  to = "…"             # of npm packages, by the places in the lock
+    [native]      …                                          # what is compiled: see `native_modules`
     folders       ["workspace"]
     [links]       "bin/oh-rg" = "../libexec/rg"
     [scripts]     "bin/oh-git" = "#!…"
@@ -20,12 +22,25 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from graftbox.bundle import rules
+from graftbox.bundle import native_modules, rules
+from graftbox.bundle.native_modules import NativePlan
 from graftbox.errors import UsageError
 
 T = TypeVar("T")
 
-KEYS = {"take", "libraries", "certificates", "wheels", "from-wheel", "files", "folders", "links", "scripts"}
+KEYS = {
+    "take",
+    "libraries",
+    "certificates",
+    "wheels",
+    "from-wheel",
+    "from-npm",
+    "native",
+    "files",
+    "folders",
+    "links",
+    "scripts",
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,8 @@ class Plan:
     certificates: Take | None = None
     wheels: str = ""
     wheel_takes: Mapping[str, tuple[Take, ...]] = field(default_factory=dict)
+    npm_takes: tuple[Take, ...] = ()
+    native: NativePlan | None = None
     folders: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     scripts: Mapping[str, str] = field(default_factory=dict)
@@ -89,6 +106,10 @@ class Plan:
             or self.is_library(name)
             or self.is_licence(name)
         )
+
+    def npm_targets(self, name: str) -> list[str]:
+        """Where a file of an npm package goes, ``name`` beginning with its place in the lock."""
+        return [target for take in self.npm_takes if (target := take.target(name))]
 
     def is_library(self, name: str) -> bool:
         rest = name.removeprefix(self.library_folder)
@@ -145,6 +166,8 @@ def parse(table: Mapping[str, Any], arch: str) -> Plan:
         libraries=tuple(table.get("libraries", ())),
         certificates=take(table["certificates"]) if "certificates" in table else None,
         wheels=table.get("wheels", ""),
+        npm_takes=tuple(map(take, table.get("from-npm", ()))),
+        native=native_modules.parse(table["native"]) if "native" in table else None,
         wheel_takes={name: tuple(map(take, rows)) for name, rows in table.get("from-wheel", {}).items()},
         folders=tuple(table.get("folders", ())),
         links=table.get("links", {}),

@@ -16,6 +16,11 @@
     wheels = ["h11>=0.16"]                                     # requirement specifiers, with all they need
     without-wheels = ["jedi"]                                  # projects that are cut from that
     optional = true                                            # only in bundles that ask for it by name
+    [[component.core.npm]]                                     # an npm package; the newest that begins with
+    name = "code-server"                                       # version, with what the shrinkwraps in these
+    version = "4"                                              # folders of it dictate, less what is cut
+    trees = ["lib/vscode"]
+    without = ["kerberos"]
     [component.core.stage]                                     # free-form; read by the builder
 
 The first component is the base of the others: every bundle has it, and they hold nothing that it holds.
@@ -23,6 +28,7 @@ The first component is the base of the others: every bundle has it, and they hol
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -36,7 +42,23 @@ from graftbox.errors import NotFoundError, UsageError
 
 RECIPES = Path(__file__).parent / "recipes"
 BUILTIN = "openhands"
+MODULE_NAME = r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?[a-z0-9~-][a-z0-9._~-]*"
+"""How npm packages are called, with or without a scope."""
 DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class NpmPackage:
+    """An npm package: ``version`` is a version or its beginning (empty: the latest).
+
+    ``trees`` are the folders in it whose ``npm-shrinkwrap.json`` says what ``node_modules`` beside that holds
+    (``""`` is the package's own); ``without`` are names or globs that are cut, with what only they need.
+    """
+
+    name: str
+    version: str = ""
+    trees: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,7 @@ class Component:
     wheels: tuple[str, ...] = ()
     without_wheels: tuple[str, ...] = ()
     stage: Mapping[str, Any] | None = None
+    npm: tuple[NpmPackage, ...] = ()
     optional: bool = False
 
 
@@ -112,6 +135,7 @@ class Recipe:
                 name: [
                     *map(sorted, (part.packages, part.without, part.wheels)),
                     *([sorted(part.without_wheels)] if part.without_wheels else []),
+                    *([dataclasses.asdict(package) for package in part.npm]),
                 ]
                 for name, part in self.components.items()
             },
@@ -185,7 +209,7 @@ def _components(table: _Table) -> dict[str, Component]:
     components = {}
     for name in table.values:
         part = table.table(name)
-        part.only("packages", "without", "wheels", "without-wheels", "optional", "stage")
+        part.only("packages", "without", "wheels", "without-wheels", "npm", "optional", "stage")
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or name == DEFAULT:
             raise table.wrong(name, f"named with lower-case letters, digits and dashes, and not {DEFAULT!r}")
         components[name] = Component(
@@ -194,12 +218,26 @@ def _components(table: _Table) -> dict[str, Component]:
             without=part.strings("without"),
             wheels=part.strings("wheels"),
             without_wheels=part.strings("without-wheels"),
+            npm=tuple(map(_npm_package, part.tables("npm"))),
             stage=part.table("stage").values,
             optional=part.boolean("optional"),
         )
     if not components:
         raise table.wrong("", "at least one table [component.NAME]")
     return components
+
+
+def _npm_package(table: _Table) -> NpmPackage:
+    table.only("name", "version", "trees", "without")
+    name, version = table.string("name", ""), table.string("version", "")
+    if not re.fullmatch(MODULE_NAME, name):
+        raise table.wrong("name", "the name of an npm package")
+    if not re.fullmatch(r"(\d+(\.\d+){0,2}(-[0-9A-Za-z.-]+)?)?", version):
+        raise table.wrong("version", 'a version or the beginning of one, such as "4"')
+    trees = table.values.get("trees", [])
+    if not isinstance(trees, list) or not all(isinstance(tree, str) for tree in trees):
+        raise table.wrong("trees", "a list of folders in the package")
+    return NpmPackage(name, version, tuple(trees), table.strings("without"))
 
 
 @dataclass(frozen=True)
@@ -226,6 +264,12 @@ class _Table:
         if not isinstance(value, dict):
             raise self.wrong(key, "a table")
         return _Table(self.path, self.at(key), value)
+
+    def tables(self, key: str) -> list[_Table]:
+        value = self.values.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.wrong(key, "a list of tables")
+        return [_Table(self.path, self.at(key), item) for item in value]
 
     def string(self, key: str, default: str) -> str:
         value = self.values.get(key, default)

@@ -1,46 +1,63 @@
 """The bundle's bill of materials: every locked package with its version, hash and licence (CycloneDX 1.5).
 
 A function of lock and layers: no time, no address, no machine. Licences are read from the copyright files
-and wheel metadata that the layers themselves carry.
+and package metadata that the layers themselves carry. A Debian package names the source package that it was
+built from as its ancestor, so that whoever has to offer the sources knows which.
 """
 
 from __future__ import annotations
 
 import email.parser
 import email.policy
-import gzip
 import json
+import posixpath
 import re
 import tarfile
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from graftbox.bundle.compression import opened
 from graftbox.bundle.index import normalized
-from graftbox.bundle.lock import Entry, Lock, LockedPackage
+from graftbox.bundle.lock import Entry, Lock, LockedModule, LockedPackage
 from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.errors import NotFoundError
 from graftbox.store import Store, storage_errors
 
 BUNDLE_PROPERTY = "graftbox:bundle"
-LICENCES = 1
+LICENCES = 2
 """Version of what is read from a layer; part of the name of the record that keeps it."""
 LONGEST_LICENCE = 100
 LARGEST_FILE = 4 << 20
 
-_COPYRIGHT = re.compile(r"(?:^|/)openhands/share/doc/([^/]+)/copyright$")
+_COPYRIGHT = re.compile(r"^share/doc/([^/]+)/copyright$")
 _METADATA = re.compile(r"/([^/]+)-[^/-]+\.dist-info/METADATA$")
+_TEXT = re.compile(r"(licen[cs]e|copying|copyright|notice)[^/]*$", re.IGNORECASE)
+"""What files with licences are called in wheels and npm packages."""
 
-Licences = dict[str, list[str]]
-"""``deb:NAME`` or ``pypi:NAME`` -> what the package says of its licence."""
+
+@dataclass
+class Licence:
+    """What a package says of its licence, and the files of the bundle that hold its text."""
+
+    names: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+
+Licences = dict[str, Licence]
+"""By ``deb:NAME``, ``pypi:NAME`` or ``npm:NAME@VERSION``."""
 
 
 def sbom(manifest: BundleManifest, lock: Lock, store: Store) -> bytes:
     """The document's bytes; the same bundle always gives the same ones. Needs the built layers."""
     licences: Licences = {}
     for layer in manifest.layers:
-        licences |= _licences(layer, store)
+        for key, licence in _licences(layer, store).items():
+            known = licences.setdefault(key, Licence())
+            known.names = sorted({*known.names, *licence.names})
+            known.files = sorted({*known.files, *licence.files})
     suite = "-".join(sorted(lock.suites)[:1])
     entries = lock.entries(manifest.arch, manifest.components)
     name = f"{manifest.digest} {lock.digest}"
@@ -75,10 +92,15 @@ def _component(entry: Entry, arch: str, suite: str, licences: Licences) -> dict[
         machine = entry.filename.removesuffix(".deb").rpartition("_")[2]
         purl = f"pkg:deb/debian/{quote(entry.name, safe='')}@{quote(entry.version, safe='~')}"
         purl += f"?arch={machine}&distro={suite}"
-        key, source = f"deb:{entry.name}", {"graftbox:source": entry.source}
+        key, facts = f"deb:{entry.name}", {"graftbox:source": entry.source}
+    elif isinstance(entry, LockedModule):
+        purl = f"pkg:npm/{quote(entry.name)}@{quote(entry.version, safe='')}"
+        key, facts = f"npm:{entry.name}@{entry.version}", {"graftbox:integrity": entry.integrity}
     else:
         purl = f"pkg:pypi/{normalized(entry.name)}@{quote(entry.version, safe='')}"
-        key, source = f"pypi:{normalized(entry.name)}", {}
+        key, facts = f"pypi:{normalized(entry.name)}", {}
+    licence = licences.get(key, Licence())
+    facts |= {"graftbox:file": entry.filename, "graftbox:components": ",".join(entry.components)}
     component: dict[str, Any] = {
         "type": "library",
         "bom-ref": purl,
@@ -86,13 +108,24 @@ def _component(entry: Entry, arch: str, suite: str, licences: Licences) -> dict[
         "version": entry.version,
         "purl": purl,
         "hashes": [{"alg": "SHA-256", "content": entry.sha256}],
-        "properties": _properties(
-            {"graftbox:file": entry.filename, "graftbox:components": ",".join(entry.components), **source}
-        ),
+        "properties": [
+            *_properties(facts),
+            *({"name": "graftbox:licence-file", "value": f"/openhands/{path}"} for path in licence.files),
+        ],
     }
-    if found := licences.get(key):
-        component["licenses"] = [{"license": {"name": licence}} for licence in found]
+    if licence.names:
+        component["licenses"] = [{"license": {"name": name}} for name in licence.names]
+    if isinstance(entry, LockedPackage):
+        component["pedigree"] = {"ancestors": [_source(entry.source)]}
     return component
+
+
+def _source(text: str) -> dict[str, Any]:
+    """A Debian source package, from ``NAME (VERSION)``."""
+    name, _, version = text.partition(" ")
+    version = version.strip("()")
+    purl = f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe='~')}?arch=source"
+    return {"type": "library", "name": name, "version": version, "purl": purl}
 
 
 def _properties(values: dict[str, str]) -> list[dict[str, str]]:
@@ -103,34 +136,77 @@ def _licences(layer: Layer, store: Store) -> Licences:
     """What a layer's files say of licences; read once per layer."""
     record = store.folder("licences") / f"{layer.digest.removeprefix('sha256:')}-{LICENCES}.json"
     try:
-        loaded = json.loads(record.read_bytes())
-        return {str(key): [str(one) for one in value] for key, value in loaded.items()}
+        return {key: Licence(**value) for key, value in json.loads(record.read_bytes()).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         pass
     path = store.blob_path(layer.digest)
     if not path.is_file():
         raise NotFoundError(f"The bundle's layer {layer.name} is gone. Run `graftbox bundle build`.")
-    found: Licences = {}
     # Layers consist of several gzip members, which tarfile's own reader of streams stops at.
-    with gzip.open(path) as plain, tarfile.open(fileobj=plain, mode="r|", bufsize=1 << 20) as tar:
-        for member in tar:
-            if not member.isreg() or member.size > LARGEST_FILE:
-                continue
-            copyright_, metadata = _COPYRIGHT.search(member.name), _METADATA.search(member.name)
-            if not (copyright_ or metadata):
-                continue
-            stream = tar.extractfile(member)
-            text = stream.read().decode(errors="replace") if stream else ""
-            if copyright_:
-                found[f"deb:{copyright_[1]}"] = _of_copyright(text)
-            elif metadata:
-                found[f"pypi:{normalized(metadata[1])}"] = of_metadata(text)
-    with store.temporary_file() as (stream_, temporary):
-        stream_.write(json.dumps(found, sort_keys=True).encode())
-        stream_.close()
+    with opened(path, layer.compression) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
+        found = _found(tar)
+    with store.temporary_file() as (stream, temporary):
+        stream.write(json.dumps({key: asdict(one) for key, one in found.items()}, sort_keys=True).encode())
+        stream.close()
         with storage_errors(record):
             temporary.replace(record)
     return found
+
+
+def _found(tar: tarfile.TarFile) -> Licences:
+    """The licences of the packages in a layer, each with the texts that lie in the package's folder."""
+    found: Licences = {}
+    folders: dict[str, str] = {}
+    texts: list[str] = []
+    same: dict[str, str] = {}
+    for member in tar:
+        path = member.name.partition("/")[2]
+        if member.isdir() or member.size > LARGEST_FILE:
+            continue
+        if match := _COPYRIGHT.match(path):
+            key = f"deb:{match[1]}"
+            found[key] = Licence(_of_copyright(_text(tar, member)), [path])
+            if member.issym():  # several packages of one source have the same text
+                same[key] = f"deb:{posixpath.basename(posixpath.dirname(member.linkname))}"
+        elif match := _METADATA.search(path):
+            key = f"pypi:{normalized(match[1])}"
+            folders[posixpath.dirname(path)] = key
+            found[key] = Licence(of_metadata(_text(tar, member)))
+        elif path.endswith("/package.json") and (module := _of_module(_text(tar, member))):
+            key, names = module
+            folders[posixpath.dirname(path)] = key
+            found.setdefault(key, Licence()).names = names
+        elif _TEXT.search(path):
+            texts.append(path)
+    for key, other in same.items():
+        found[key].names = found.get(other, Licence()).names
+    for path in texts:
+        above = posixpath.dirname(path)
+        while above and above not in folders:
+            above = posixpath.dirname(above)
+        if above:
+            found[folders[above]].files.append(path)
+    return found
+
+
+def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    stream = tar.extractfile(member) if member.isreg() else None
+    return stream.read().decode(errors="replace") if stream else ""
+
+
+def _of_module(text: str) -> tuple[str, list[str]] | None:
+    """(key, licences) of an npm package by its package.json (package.json(5)); None for a mere folder's."""
+    try:
+        facts = json.loads(text)
+        if not isinstance(facts["name"], str) or not isinstance(facts["version"], str):
+            return None
+    except (ValueError, KeyError, TypeError):
+        return None
+    # Old packages have an object {"type": …} or a list of them.
+    given = facts.get("license") or facts.get("licenses") or []
+    several = given if isinstance(given, list) else [given]
+    names = [str(one.get("type") or "") if isinstance(one, dict) else str(one) for one in several]
+    return f"npm:{facts['name']}@{facts['version']}", _clean(names)
 
 
 def _of_copyright(text: str) -> list[str]:

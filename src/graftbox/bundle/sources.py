@@ -9,6 +9,7 @@ For each setting the first of these that says something counts:
     --security-mirror  GRAFTBOX_SECURITY_MIRROR  security-mirror            apt's ``…-security`` sources
     --snapshot         GRAFTBOX_SNAPSHOT         snapshot                   apt's Acquire::Snapshots
     --index-url        GRAFTBOX_INDEX_URL        index-url                  pip's and uv's configuration
+    --npm-registry     GRAFTBOX_NPM_REGISTRY     npm-registry               npm's configuration
     =================  ========================  =========================  ============================
 
 Each may be several addresses, separated by spaces; they are tried in order. ``file:`` addresses work.
@@ -25,10 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graftbox.bundle import apt, pypi
+from graftbox.bundle import apt, npmrc, pypi
 from graftbox.errors import ConfigurationError, UsageError
 
-SETTINGS = ("debian-mirror", "security-mirror", "snapshot", "index-url")
+SETTINGS = ("debian-mirror", "security-mirror", "snapshot", "index-url", "npm-registry")
 ARCHIVE_SETTING = {"debian": "debian-mirror", "debian-security": "security-mirror"}
 CERT_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -99,12 +100,23 @@ class Sources:
             )
         return found
 
+    def registries(self, package: str) -> tuple[str, ...]:
+        """npm registries that may have the package; `ConfigurationError` on a machine without any."""
+        if given := self.given.get("npm-registry"):
+            return given
+        if found := self._npm.of(package):
+            return (found,)
+        raise ConfigurationError(
+            "npm names no registry on this machine, or is not there. Set --npm-registry, "
+            f"GRAFTBOX_NPM_REGISTRY, or `npm-registry` below [sources] in {config_path(self.environ)}."
+        )
+
     def authorities(self) -> Path | None:
         """A file or folder of extra certificate authorities, or None."""
         for variable in CERT_VARIABLES:
             if value := self.environ.get(variable):
                 return Path(value)
-        return self._pypi.cert
+        return self._pypi.cert or npmrc.certificates(self.environ)
 
     @functools.cached_property
     def _apt(self) -> list[apt.AptEntry]:
@@ -113,6 +125,10 @@ class Sources:
     @functools.cached_property
     def _pypi(self) -> pypi.Indexes:
         return pypi.configured(self.environ)
+
+    @functools.cached_property
+    def _npm(self) -> npmrc.Registries:
+        return npmrc.configured(self.environ)
 
 
 def config_path(environ: Mapping[str, str]) -> Path:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from graftbox.bundle import deb, elf, libraries, whl
+from graftbox.bundle import deb, elf, libraries, tgz, whl
 from graftbox.bundle.content import Content, File, Folder, Link, Node, files
 from graftbox.bundle.plan import Plan, Take
 from graftbox.errors import UsageError
@@ -22,9 +22,12 @@ def stage(
     wheels: Mapping[str, Path],
     arch: str,
     below: Mapping[str, Node] | None = None,
+    modules: Mapping[str, tuple[Path, Sequence[str]]] | None = None,
+    compiled: Mapping[str, File] | None = None,
 ) -> Content:
     """The unrelocated content made of ``packages`` (.deb files) and ``wheels``, both by "name version".
 
+    ``modules`` are npm packages, each with the places that it goes to; ``compiled`` are files at such places.
     What ``below``, the content of the layers that it lies on, holds already is not part of it.
     """
     below = below or {}
@@ -33,11 +36,9 @@ def stage(
     unpacked = dict(zip(packages, members, strict=True))
     content: Content = {}
     for members_of_one in members:
-        for name, node in members_of_one.items():
-            for take in plan.takes:
-                if target := take.target(name):
-                    _add(content, target, node)
-    takes = list(plan.takes)
+        _add_taken(content, plan.takes, members_of_one.items())
+    _add_taken(content, plan.npm_takes, _module_files(plan, modules or {}, compiled or {}))
+    takes = [*plan.takes, *plan.npm_takes]
     for origin, wheel in wheels.items():
         takes += _add_wheel(content, plan, origin, wheel)
     if missing := [take.source for take in takes if not _taken(take, content)]:
@@ -60,6 +61,13 @@ def stage(
     return _upper(content, below)
 
 
+def _add_taken(content: Content, takes: Sequence[Take], members: Iterable[tuple[str, Node]]) -> None:
+    for name, node in members:
+        for take in takes:
+            if target := take.target(name):
+                _add(content, target, node)
+
+
 def _add_wheel(content: Content, plan: Plan, origin: str, wheel: Path) -> tuple[Take, ...]:
     """Adds a wheel's files; returns the takes for this wheel, of which a recipe may have some.
 
@@ -74,6 +82,20 @@ def _add_wheel(content: Content, plan: Plan, origin: str, wheel: Path) -> tuple[
                 is_program = file.executable and file.data.startswith(elf.MAGIC)
                 _add(content, target, replace(file, executable=is_program))
     return takes
+
+
+def _module_files(
+    plan: Plan, modules: Mapping[str, tuple[Path, Sequence[str]]], compiled: Mapping[str, File]
+) -> Iterator[tuple[str, File]]:
+    """The files of npm packages that the plan takes, by place, and those that were compiled for them."""
+    for origin, (path, places) in modules.items():
+
+        def wanted(name: str, places: Sequence[str] = places) -> bool:
+            return any(plan.npm_targets(f"{place}/{name}") for place in places)
+
+        for name, file in tgz.nodes(path, origin, wanted):
+            yield from ((f"{place}/{name}", file) for place in places)
+    yield from compiled.items()
 
 
 def _upper(content: Content, below: Mapping[str, Node]) -> Content:

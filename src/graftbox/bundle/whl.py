@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from graftbox.bundle.content import File
@@ -17,12 +17,14 @@ from graftbox.errors import FormatError
 DROPPED = ("/RECORD", "/WHEEL", "/INSTALLER")
 
 
-def nodes(path: Path, origin: str) -> Iterator[tuple[str, File]]:
-    """Each file of a wheel with its path below site-packages, in the archive's order."""
+def nodes(
+    path: Path, origin: str, wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, File]]:
+    """Each wanted file of a wheel with its path below site-packages, in the archive's order."""
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if (name := _destination(info.filename)) and not info.is_dir():
+                if (name := _destination(info.filename)) and not info.is_dir() and wanted(name):
                     # The upper half of the attributes is the mode, where the archive was made on Unix.
                     yield name, File(archive.read(info), bool(info.external_attr >> 16 & 0o100), origin)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:

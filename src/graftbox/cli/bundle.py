@@ -71,6 +71,7 @@ def bundle() -> None:
 @click.option("--security-mirror", metavar="URL", help="Debian's security archive (default: apt's).")
 @click.option("--snapshot", metavar="URL", help="A snapshot archive, for versions that mirrors have dropped.")
 @click.option("--index-url", metavar="URL", help="The Python package index (default: pip's or uv's).")
+@click.option("--npm-registry", metavar="URL", help="The npm registry (default: npm's).")
 def build(
     components: tuple[str, ...],
     arch: str | None,
@@ -81,6 +82,7 @@ def build(
     security_mirror: str | None,
     snapshot: str | None,
     index_url: str | None,
+    npm_registry: str | None,
 ) -> None:
     """Build the bundle, as far as that is not done yet.
 
@@ -95,6 +97,7 @@ def build(
         security_mirror=security_mirror,
         snapshot=snapshot,
         index_url=index_url,
+        npm_registry=npm_registry,
     )
     made = _built(components, arch, recipe, Store(), compression, sources)
     seconds = time.monotonic() - started

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--security-mirror", metavar="URL", help="Debian's security archive (default: apt's).")
 @click.option("--snapshot", metavar="URL", help="A snapshot archive, for versions that mirrors have dropped.")
 @click.option("--index-url", metavar="URL", help="The Python package index (default: pip's or uv's).")
+@click.option("--npm-registry", metavar="URL", help="The npm registry (default: npm's).")
 @click.option(
     "--keyring", type=click.Path(path_type=Path), help="Keys that may sign (default: the recipe's)."
 )
@@ -41,6 +42,7 @@ def lock(
     security_mirror: str | None,
     snapshot: str | None,
     index_url: str | None,
+    npm_registry: str | None,
     keyring: Path | None,
     as_json: bool,
 ) -> None:
@@ -66,6 +68,7 @@ def lock(
         security_mirror=security_mirror,
         snapshot=snapshot,
         index_url=index_url,
+        npm_registry=npm_registry,
     )
     workshop = locking.Workshop(Store(), sources, Status(), keyring=keyring, allow_expired=allow_expired)
     existing = next((path for path in (target, Lock.place(parsed)) if path.is_file()), None)
@@ -94,7 +97,11 @@ def _check(parsed: Recipe, current: Lock, target: Path, recipe: str) -> None:
 
 def _report(target: Path, changes: list[str], new: Lock, as_json: bool) -> None:
     counts = {
-        arch: {"packages": len(locked.packages), "wheels": len(locked.wheels)}
+        arch: {
+            "packages": len(locked.packages),
+            "wheels": len(locked.wheels),
+            **({"npm packages": len(locked.modules)} if locked.modules else {}),
+        }
         for arch, locked in new.architectures.items()
     }
     if as_json:
@@ -104,6 +111,7 @@ def _report(target: Path, changes: list[str], new: Lock, as_json: bool) -> None:
     for line in changes:
         click.echo(line)
     summary = ", ".join(
-        f"{arch}: {n['packages']} packages, {n['wheels']} wheels" for arch, n in counts.items()
+        f"{arch}: {', '.join(f'{number} {kind}' for kind, number in one.items())}"
+        for arch, one in counts.items()
     )
     click.echo(f"{target} ({summary}): {len(changes) or 'no'} change{'s' * (len(changes) != 1)}")
