@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from click.testing import CliRunner
 
 from graftbox.cli import prune as command
 from graftbox.errors import NotFoundError, UnsupportedError
+from graftbox.image.attestation import attest
 from graftbox.image.graft import Bundle
 from graftbox.image.reference import parse
+from graftbox.image.referrers import fallback_tag
 from graftbox.image.reuse import Outcome, obtain
 from graftbox.image.tags import Choice, repository
 from graftbox.image.transports import Access
@@ -42,7 +45,11 @@ def tags(own: Any) -> set[str]:
 @pytest.fixture
 def today(monkeypatch: pytest.MonkeyPatch, other_bundle: Bundle) -> None:
     """A machine whose bundle is ``other_bundle``."""
-    monkeypatch.setattr(command, "current_bundle", lambda components, arch: [other_bundle.digest])
+    monkeypatch.setattr(
+        command,
+        "current_bundle",
+        lambda components, arch, form: other_bundle.digest if form == "gzip" else None,
+    )
 
 
 @pytest.mark.usefixtures("today")
@@ -76,10 +83,36 @@ def test_images_of_an_older_bundle_go_and_todays_stay(
     assert made(own, bases[0], store, other_bundle).status == "present"
 
 
+@pytest.mark.usefixtures("today")
+def test_an_image_whose_form_of_layers_is_not_built_here_is_kept(
+    own: Any, store: Store, bundle: Bundle
+) -> None:
+    (base,) = plant(own, "bases", 1)
+    layers = tuple(dataclasses.replace(layer, compression="zstd") for layer in bundle.layers)
+    made(own, base, store, dataclasses.replace(bundle, layers=layers))
+    done = CliRunner().invoke(command.prune, ["--repo", f"{own.address}/team/rt"], catch_exceptions=False)
+    assert "0 images removed, 1 kept" in done.stderr
+    assert "with zstd layers, is not built here" in done.stdout
+
+
+@pytest.mark.usefixtures("today")
+def test_what_is_attached_to_an_image_goes_with_it(
+    own: Any, store: Store, bundle: Bundle, other_bundle: Bundle
+) -> None:
+    bases = list(plant(own, "bases", 2))
+    old, kept = made(own, bases[0], store, bundle), made(own, bases[1], store, other_bundle)
+    for outcome, held in ((old, bundle), (kept, other_bundle)):
+        attest(parse(outcome.image), outcome.digest, {"amd64": held}, lambda _: b'{"bomFormat": "CycloneDX"}')
+    assert {fallback_tag(old.digest), fallback_tag(kept.digest)} <= tags(own)
+    done = CliRunner().invoke(command.prune, ["--repo", f"{own.address}/team/rt"], catch_exceptions=False)
+    assert "1 images removed, and 3 things that were attached to them, 1 kept" in done.stderr
+    assert tags(own) == {fallback_tag(kept.digest), *kept.tags}
+
+
 def test_what_cannot_be_judged_is_kept(
     own: Any, store: Store, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "current_bundle", lambda components, arch: [])
+    monkeypatch.setattr(command, "current_bundle", lambda components, arch, form: None)
     (base,) = plant(own, "bases", 1)
     made(own, base, store, bundle)
     done = CliRunner().invoke(command.prune, ["--repo", f"{own.address}/team/rt"], catch_exceptions=False)

@@ -33,11 +33,17 @@ def prune(repo: str, dry_run: bool, access: Access, as_json: bool) -> None:
 
     target = repository(repo)
     gone = kept = 0
+    orphaned: dict[str, None] = {}
+    needed: set[str] = set()
     with access.shared(parallel=8) as registries:
         for found in images.find(registries, target, __version__, current_bundle):
             if found.stale and not dry_run:
                 images.remove(registries, target, found)
             gone, kept = gone + found.stale, kept + (not found.stale)
+            if found.stale:
+                orphaned |= dict.fromkeys(found.subjects)
+            else:
+                needed |= set(found.subjects)
             if as_json:
                 click.echo(images.line(found))
                 continue
@@ -45,24 +51,27 @@ def prune(repo: str, dry_run: bool, access: Access, as_json: bool) -> None:
             click.echo(f"{verb}  {found.digest[:19]}  {found.why}")
             for tag in found.tags:
                 click.echo(f"        {tag}")
-    say(f"{gone} images {'would be removed' if dry_run else 'removed'}, {kept} kept.")
+        attached = 0
+        if not dry_run:
+            attached = images.remove_attached(
+                registries, target, [one for one in orphaned if one not in needed]
+            )
+    also = f", and {attached} things that were attached to them" if attached else ""
+    say(f"{gone} images {'would be removed' if dry_run else 'removed'}{also}, {kept} kept.")
 
 
 @functools.lru_cache
-def _current(components: tuple[str, ...], arch: str) -> tuple[str, ...]:
+def _current(components: tuple[str, ...], arch: str, form: str) -> str | None:
     from graftbox.bundle import build
-    from graftbox.bundle.compression import FORMS
     from graftbox.errors import GraftboxError
 
-    digests = []
-    for form in FORMS:
-        # Not known to this version: a component, an architecture, or zstd without its library.
-        with contextlib.suppress(GraftboxError):
-            if found := build.current(arch, components, compression=form):
-                digests.append(found.digest)
-    return tuple(digests)
+    # Not known to this version: a component, an architecture, or zstd without its library.
+    with contextlib.suppress(GraftboxError):
+        if found := build.current(arch, components, compression=form):
+            return found.digest
+    return None
 
 
-def current_bundle(components: Sequence[str], arch: str) -> Sequence[str]:
-    """The digests of the bundles that `graft` would use now, as far as they are built."""
-    return _current(tuple(components), arch)
+def current_bundle(components: Sequence[str], arch: str, form: str) -> str | None:
+    """The digest of the bundle that `graft` would use now for layers of this form, if it is built."""
+    return _current(tuple(components), arch, form)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
@@ -16,16 +17,22 @@ from graftbox.image.graft import BUNDLE, COMPONENTS, VERSION
 from graftbox.image.manifest import Document, parse_object
 from graftbox.image.platforms import platforms
 from graftbox.image.reference import ImageName
+from graftbox.image.referrers import Referrers, fallback_tag
 from graftbox.image.registry import RegistrySource
 from graftbox.image.tags import PREFIX
 
 PAGE = 1000
 """Tags asked for at a time; registries may give fewer."""
 
+TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
+"""The annotation of every eStargz layer."""
+
 _NEXT = re.compile(r'<[^>]*\?([^>]*)>\s*;\s*rel="?next')
 
-Current = Callable[[Sequence[str], str], Sequence[str]]
-"""(components, architecture) -> the digests of today's bundle of them, one per form that is built here."""
+Current = Callable[[Sequence[str], str, str], str | None]
+"""(components, architecture, form of layers) -> the digest of today's such bundle, if it is built here."""
+ATTACHED = ("", ".sig", ".att", ".sbom")
+"""How the fallback tag of what is attached to an image goes on: as the spec says, and as cosign writes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class Found:
     tags: tuple[str, ...]
     stale: bool
     why: str
+    subjects: tuple[str, ...] = ()
+    """It and its platforms, by digest: what something may be attached to."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,8 @@ class _Facts:
     bundle: str
     components: tuple[str, ...]
     arch: str
+    form: str
+    digest: str
 
 
 def tags(registries: Registries, name: ImageName) -> Iterator[str]:
@@ -84,13 +95,16 @@ def find(registries: Registries, name: ImageName, version: str, current: Current
         if not any(tag.startswith(PREFIX) for tag in names):
             continue
         pinned = ImageName(name.host, name.repository, None, digest)
+        subjects = [digest]
         try:
-            stale, why = _judged(_facts(RegistrySource(pinned, registries=registries)), version, current)
+            facts = _facts(RegistrySource(pinned, registries=registries))
+            subjects += [one.digest for one in facts if one.digest != digest]
+            stale, why = _judged(facts, version, current)
         except GraftboxError as error:
             stale, why = False, f"it cannot be read: {error}"
         if stale and (others := [tag for tag in names if not tag.startswith(PREFIX)]):
             stale, why = False, f"{why}, but it is also tagged {', '.join(others)}"
-        yield Found(digest, tuple(names), stale, why)
+        yield Found(digest, tuple(names), stale, why, tuple(subjects))
 
 
 def _facts(source: RegistrySource) -> list[_Facts]:
@@ -107,19 +121,31 @@ def _labels(source: RegistrySource, manifest: Document) -> _Facts:
     if not isinstance(labels, dict) or not isinstance(labels.get(BUNDLE), str):
         raise FormatError("it has no labels of graftbox")
     components = tuple(str(labels.get(COMPONENTS, "")).split(","))
-    return _Facts(str(labels.get(VERSION)), labels[BUNDLE], components, str(config.get("architecture")))
+    arch = str(config.get("architecture"))
+    return _Facts(
+        str(labels.get(VERSION)), labels[BUNDLE], components, arch, _form(manifest), manifest.digest
+    )
+
+
+def _form(manifest: Document) -> str:
+    """The form of the bundle's layers, which are the last, as ``--compression`` calls it."""
+    last = manifest.entries("layers")[-1]
+    if str(last.get("mediaType")).endswith("+zstd"):
+        return "zstd"
+    annotations = last.get("annotations")
+    return "estargz" if isinstance(annotations, dict) and TOC_DIGEST in annotations else "gzip"
 
 
 def _judged(found: list[_Facts], version: str, current: Current) -> tuple[bool, str]:
     for facts in found:
         if facts.version != version:
             return True, f"made by graftbox {facts.version}"
-        today = current(facts.components, facts.arch)
+        today = current(facts.components, facts.arch, facts.form)
         if not today:
-            names = ", ".join(facts.components)
-            return False, f"today's bundle of {names} for {facts.arch} is not built here, so nobody can tell"
-        if facts.bundle not in today:
-            return True, f"its bundle is {facts.bundle[7:19]}, today's is {today[0][7:19]}"
+            names = f"{', '.join(facts.components)} for {facts.arch}, with {facts.form} layers,"
+            return False, f"today's bundle of {names} is not built here, so nobody can tell"
+        if facts.bundle != today:
+            return True, f"its bundle is {facts.bundle[7:19]}, today's is {today[7:19]}"
     return False, "up to date"
 
 
@@ -128,9 +154,28 @@ def remove(registries: Registries, name: ImageName, found: Found) -> None:
 
     Raises `UnsupportedError` if the registry does not allow it.
     """
+    _delete(registries, name, found.digest)
+
+
+def remove_attached(registries: Registries, name: ImageName, subjects: Iterable[str]) -> int:
+    """Deletes what is attached to images that are gone, and the tags that list it; returns how many."""
+    gone = 0
+    for subject in subjects:
+        listed = [one.descriptor.digest for one in Referrers(registries, name).find(subject)]
+        for ending in ATTACHED:
+            tagged = ImageName(name.host, name.repository, fallback_tag(subject) + ending, None)
+            with contextlib.suppress(NotFoundError):
+                listed.append(RegistrySource(tagged, registries=registries).head())
+        for digest in listed:
+            _delete(registries, name, digest)
+        gone += len(listed)
+    return gone
+
+
+def _delete(registries: Registries, name: ImageName, digest: str) -> None:
     host = registries.host(name.host)
     connection = Connection(host, name.repository, "delete,pull,push")
-    response = connection.request("DELETE", f"{connection.base}/manifests/{found.digest}")
+    response = connection.request("DELETE", f"{connection.base}/manifests/{digest}")
     if response.status_code in {400, 405}:
         raise UnsupportedError(
             f"{name.host} does not allow deleting. In docker-registry it is switched on by "
@@ -138,7 +183,7 @@ def remove(registries: Registries, name: ImageName, found: Found) -> None:
             "own clean-up rules."
         )
     if response.status_code != 404:
-        connection.check(response, f"delete {found.digest} of {name}")
+        connection.check(response, f"delete {digest} of {name}")
 
 
 def line(found: Found) -> str:
