@@ -10,13 +10,14 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 from graftbox.errors import GraftboxError, UsageError
 from graftbox.image.connection import Registries
 from graftbox.image.reference import ImageName, parse
-from graftbox.image.reuse import FAILED, MADE, PRESENT, Names, Outcome, obtain
+from graftbox.image.reuse import FAILED, MADE, PRESENT, Memory, Outcome, obtain
 from graftbox.image.tags import Choice, repository_for
 from graftbox.image.transports import Access
 from graftbox.store import Store
@@ -118,14 +119,14 @@ def worker(
     target: ImageName, naming: str, choice: Choice, store: Store, access: Access
 ) -> Callable[[str], Outcome]:
     """The function that deals with one base; it never raises what belongs to one base only."""
-    names = Names()
+    memory = Memory()
 
     def deal_with(base: str) -> Outcome:
         start = time.perf_counter()
         try:
             reference = parse(base)
             repository = repository_for(reference, target, naming)
-            return obtain(reference, repository, choice, store, access, names)
+            return obtain(reference, repository, choice, store, access, memory)
         except GraftboxError as error:
             text = str(error)
         except Exception as error:
@@ -145,17 +146,18 @@ def run(
     """
     waiting = iter(items)
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="graft")
-    under_way: set[Future[Outcome]] = set()
+    done: SimpleQueue[Future[Outcome]] = SimpleQueue()
+    under_way = 0
     try:
         while True:
-            under_way |= {
-                pool.submit(work, base) for base in itertools.islice(waiting, 2 * jobs - len(under_way))
-            }
+            for base in itertools.islice(waiting, 2 * jobs - under_way):
+                pool.submit(work, base).add_done_callback(done.put)
+                under_way += 1
             if not under_way:
                 return
-            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
+            future = done.get()
+            under_way -= 1
+            yield future.result()
     finally:
         if under_way:
             registries.stop()

@@ -164,9 +164,14 @@ def _wanted(platform: str | None, target: Reference) -> str | None:
 
 
 def make_plan(
-    source: Source | None, bundles: Bundles, store: Store, options: Options, arch: str | None = None
+    source: Source | None,
+    bundles: Bundles,
+    store: Store,
+    options: Options,
+    arch: str | None = None,
+    top: Document | None = None,
 ) -> Plan:
-    """Reads manifests and configs, no layers; ``source`` None is scratch."""
+    """Reads manifests and configs, no layers; ``source`` None is scratch, ``top`` what is known of it."""
     if arch is not None:
         bundles = {name: bundle for name, bundle in bundles.items() if name == arch}
     if not bundles:
@@ -179,7 +184,7 @@ def make_plan(
     if source is None:
         bundle = next(iter(bundles.values()))
         return Plan((_planned(None, scratch(bundle.arch), bundle, store, options),), None, ())
-    top = source.resolve()
+    top = top or source.resolve()
     digest = top.config.digest if source.synthetic else top.digest
     options = dataclasses.replace(options, base_digest=digest)
     if not top.is_index:

@@ -37,15 +37,30 @@ class Outcome:
     error: str = ""
 
 
-class Names:
-    """The names under which a run has met each image, so that a second name of a base gets its tag too."""
+SURE = 8
+"""After so many new images in a row the next one is expected to be new too."""
+
+
+class Memory:
+    """What a run has met: each image's name, so that a second name of a base gets its tag too.
+
+    Where the last bases were new, the next one's manifest is asked for at once instead of its digest first.
+    """
 
     def __init__(self) -> None:
         self._met: dict[int, int] = {}
+        self._new_in_a_row = 0
 
     def is_other(self, image: str, versioned: str) -> bool:
         """Whether the image was met before under another name; hashes keep the memory of it small."""
         return self._met.setdefault(hash(image), hash(versioned)) != hash(versioned)
+
+    def add(self, is_new: bool) -> None:
+        self._new_in_a_row = self._new_in_a_row + 1 if is_new else 0
+
+    @property
+    def expects_new(self) -> bool:
+        return self._new_in_a_row >= SURE
 
 
 def obtain(
@@ -54,16 +69,17 @@ def obtain(
     choice: Choice,
     store: Store,
     access: Access,
-    names: Names | None = None,
+    memory: Memory | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """The runtime image of ``base`` in ``repository``.
 
     An image that is there costs one HEAD beside the one that tells the base's digest, and is never made
-    again. Without ``names``, its versioned tag is looked for as well.
+    again. Without ``memory``, its versioned tag is looked for as well.
     """
     start = time.perf_counter()
-    digest = base_digest(base, store, access)
+    top = _manifest(base, access) if memory is not None and memory.expects_new else None
+    digest = top.digest if top else base_digest(base, store, access)
     tags = tags_of(base, digest, choice)
     name = dataclasses.replace(repository, tag=tags.source)
     target = RegistryTarget(
@@ -74,19 +90,30 @@ def obtain(
         notes: tuple[str, ...] = ()
         found = target.head(tags.source)
         status = MADE if found is None else PRESENT
-        if found is not None:
-            if names is None or names.is_other(str(name), tags.versioned):
-                _also_named(target, tags, found, access)
-        else:
-            layers, size, found, notes = _make(base, digest, target, choice, store, access, progress)
-            if names is not None:
-                names.is_other(str(name), tags.versioned)
+        is_other = memory is None or memory.is_other(str(name), tags.versioned)
+        if memory is not None:
+            memory.add(found is None)
+        if found is None:
+            layers, size, found, notes = _make(base, digest, top, target, choice, store, access, progress)
+        elif is_other:
+            _also_named(target, tags, found, access)
     finally:
         target.close()
     seconds = round(time.perf_counter() - start, 6)
     return Outcome(
         str(base.name or base), status, str(name), found, tags.in_order, layers, size, seconds, notes
     )
+
+
+def _manifest(base: Reference, access: Access) -> Document | None:
+    """What a registry has under a tag; None of a base that has none."""
+    if base.transport is not Transport.REGISTRY or base.image_name.digest:
+        return None
+    source = RegistrySource(base.image_name, access.insecure, access.registries, access.authority)
+    try:
+        return source.resolve()
+    finally:
+        source.close()
 
 
 def base_digest(base: Reference, store: Store, access: Access) -> str:
@@ -106,6 +133,7 @@ def base_digest(base: Reference, store: Store, access: Access) -> str:
 def _make(
     base: Reference,
     digest: str,
+    top: Document | None,
     target: RegistryTarget,
     choice: Choice,
     store: Store,
@@ -122,7 +150,7 @@ def _make(
     try:
         options = Options(base.portable, user=choice.user, keep_entrypoint=choice.keep_entrypoint)
         arch = architecture(choice.platform) if choice.platform else None
-        plan = make_plan(source, choice.bundles, store, options, arch)
+        plan = make_plan(source, choice.bundles, store, options, arch, top)
         layers, size = execute(plan, target, progress)
         target.finish()
         return layers, size, plan.top.digest, plan.notes

@@ -7,6 +7,7 @@ content, so equal inputs have equal tags on every machine, and another name for 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
@@ -42,6 +43,29 @@ class Choice:
     keep_entrypoint: bool = False
     platform: str | None = None
 
+    @functools.cached_property
+    def parts(self) -> Parts:
+        """The bundles' part of every tag."""
+        bundles = {arch: self.bundles[arch] for arch in sorted(self.bundles)}
+        return Parts(
+            _ILLEGAL.sub("-", next(iter(bundles.values())).version),
+            {arch: bundle.lock for arch, bundle in bundles.items()},
+            {arch: _layers(bundle, server=False) for arch, bundle in bundles.items()},
+            _hash({arch: _layers(bundle, server=True) for arch, bundle in bundles.items()}),
+            any(layer.compression != "gzip" for bundle in bundles.values() for layer in bundle.layers),
+        )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What bundles bring into tags: their locks, and the diff IDs of their layers, by architecture."""
+
+    version: str
+    locks: Mapping[str, str]
+    layers: Mapping[str, list[str]]
+    source: str
+    is_zstd: bool
+
 
 @dataclass(frozen=True)
 class Input:
@@ -69,11 +93,8 @@ class Tags:
 
 def tags_of(base: Reference, base_digest: str, choice: Choice) -> Tags:
     """The tags of the runtime image of ``base``, whose content is ``base_digest``."""
-    bundles = {arch: choice.bundles[arch] for arch in sorted(choice.bundles)}
-    version = _ILLEGAL.sub("-", next(iter(bundles.values())).version)
-    locks = {arch: bundle.lock for arch, bundle in bundles.items()}
-    layers = {arch: _layers(bundle, server=False) for arch, bundle in bundles.items()}
-    server = {arch: _layers(bundle, server=True) for arch, bundle in bundles.items()}
+    parts = choice.parts
+    version, locks, layers = parts.version, parts.locks, parts.layers
     options = {
         "entrypoint": list(SERVER),
         "keep_entrypoint": choice.keep_entrypoint,
@@ -81,26 +102,23 @@ def tags_of(base: Reference, base_digest: str, choice: Choice) -> Tags:
         "user": choice.user,
     }
     # gzip is not named, so that its tags stay; eStargz layers have other diff IDs already.
-    if any(layer.compression != "gzip" for bundle in bundles.values() for layer in bundle.layers):
+    if parts.is_zstd:
         options["compression"] = "zstd"
     lock_hash = _hash({"base": base_digest, "layers": layers, "lock": locks, "options": options})
-    source_hash = _hash(server)
     slug = _slug(base)
     both, lock_only = ("source", "lock"), ("source", "lock")
     inputs = (
         Input("version", version, ("source", "lock", "versioned")),
         Input("base digest", base_digest, both),
-        Input("bundle lock", ", ".join(f"{arch} {value}" for arch, value in locks.items()), lock_only),
-        Input(
-            "bundle layers", ", ".join(f"{arch} {_hash(value)}" for arch, value in layers.items()), lock_only
-        ),
+        Input("bundle lock", _listed(locks), lock_only),
+        Input("bundle layers", _listed({arch: _hash(value) for arch, value in layers.items()}), lock_only),
         Input("options", serialise(options).decode(), lock_only),
-        Input("server code", source_hash, ("source",)),
+        Input("server code", parts.source, ("source",)),
         Input("base name", _written(base), ("versioned",)),
     )
     lock = f"{PREFIX}{version}_{lock_hash}"
     return Tags(
-        _fitting(f"{lock}_{source_hash}"), _fitting(lock), _fitting(f"{PREFIX}{version}_{slug}"), inputs
+        _fitting(f"{lock}_{parts.source}"), _fitting(lock), _fitting(f"{PREFIX}{version}_{slug}"), inputs
     )
 
 
