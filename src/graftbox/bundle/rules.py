@@ -167,7 +167,8 @@ def patches(name: str, arch: str) -> tuple[Patch, ...]:
             hidden("GIO_EXTRA_MODULES"),
         ),
         "libpulse.so.0": (moved(usr_lib, "/openhands/lib", 1),),
-        "chromium-headless-shell": (moved(usr_lib, "/openhands/lib", 3),),
+        # Files that its GPU process may open: on amd64 also drivers.
+        "chromium-headless-shell": (moved(usr_lib, "/openhands/lib", {"amd64": 3, "arm64": 1}[arch]),),
         # The program's own copies of the names; others are in the data of its JavaScript.
         "node": tuple(
             Patch(

@@ -43,16 +43,24 @@ def test_a_damaged_manifest_counts_as_none(job: Job) -> None:
 
 
 def test_layers_are_what_the_components_share_then_they_and_the_server_last(job: Job) -> None:
-    assert job.layer_names == ["core", "jupyter+mcp", "jupyter", "mcp", "server"]
+    base, *others = job.recipe.defaults
+    names = job.layer_names
+    shared = [name for name in names if "+" in name]
+    assert names == [base, *shared, *others, "server"]
+    assert shared == sorted(shared, key=lambda name: -name.count("+"))
+    assert "jupyter+mcp" in shared
 
 
 def test_the_base_is_part_of_every_bundle(tmp_path: Path) -> None:
+    recipe = Recipe.builtin()
+
     def layers(*components: str) -> list[str]:
         return Job.of(arch="amd64", components=components, store=Store(tmp_path)).layer_names
 
     assert layers("core") == ["core", "server"]
     assert layers("mcp") == layers("core", "mcp") == ["core", "jupyter+mcp", "mcp", "server"]
-    assert layers() == layers("core", "jupyter", "mcp")
+    assert layers() == layers("default") == layers(*recipe.defaults)
+    assert set(layers("default", "fonts")) - set(layers()) == {"fonts"}
 
 
 def test_a_layer_is_the_same_whatever_other_components_are_chosen(job: Job) -> None:
