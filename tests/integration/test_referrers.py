@@ -6,14 +6,19 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from benchmarks.registry import plant
+from click.testing import CliRunner
 from tests.integration.conftest import Registry
 
+from graftbox.cli import graft as command
+from graftbox.cli import sbom as cli_sbom
 from graftbox.errors import NotFoundError
 from graftbox.image.attestation import CYCLONEDX, IN_TOTO, PROVENANCE, attest
 from graftbox.image.connection import Registries
@@ -252,3 +257,77 @@ def test_a_registry_with_the_referrers_api_gets_no_fallback_tag(modern: str) -> 
         assert referrers.attach(subject, Attachment("application/vnd.example.b", b"b")) == second
     assert not any("sha256-" in line for line in _Modern.requests)
     assert sum(line.startswith("PUT") and "manifests" in line for line in _Modern.requests) == 2
+
+
+def test_what_many_threads_attach_at_once_is_all_listed(
+    image: str, check: Callable[[str], Verdict], registry: Registry
+) -> None:
+    subject = Descriptor("application/vnd.oci.image.manifest.v1+json", check(image).platforms[0].digest, 1)
+    with Registries() as registries, ThreadPoolExecutor(8) as pool:
+        name = parse(image).image_name
+
+        def attach(number: int) -> str:
+            referrers = Referrers(registries, name, writing=True)
+            return referrers.attach(subject, Attachment("text/x-note", f"{number}".encode()))
+
+        made = set(pool.map(attach, range(16)))
+        assert {one.descriptor.digest for one in Referrers(registries, name).find(subject.digest)} == made
+    assert len(made) == 16
+
+
+@pytest.fixture
+def signer(tmp_path: Path) -> Path:
+    """A program that signs by writing down what it was called with; it refuses what is called unlucky."""
+    program = tmp_path / "signer"
+    program.write_text(f'#!/bin/sh\ncase "$1" in *unlucky*) exit 3 ;; esac\necho "$1" >> {tmp_path}/signed\n')
+    program.chmod(0o755)
+    return program
+
+
+def test_a_list_of_bases_is_attested_and_signed_as_it_is_grafted(
+    registry: Registry,
+    repository: str,
+    store: Store,
+    bundle: Bundle,
+    signer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
+    monkeypatch.setattr(command, "bundles", lambda *_: {"amd64": bundle})
+    monkeypatch.setattr(cli_sbom, "sboms", lambda _: sbom)
+    listed = tmp_path / "bases"
+    listed.write_text("\n".join(plant(registry, f"{tmp_path.name.lower().strip('_')}-bases", 3)))
+    arguments = ["--from", str(listed), "--to-repo", f"{repository}/run", "--jobs", "3"]
+    once = CliRunner().invoke(command.graft, arguments)
+    assert once.exit_code == 0, once.output
+    done = CliRunner().invoke(command.graft, [*arguments, "--attest", "--sign-with", str(signer)])
+    assert done.exit_code == 0, done.output
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {one["status"] for one in outcomes} == {"present"}, "what was made before is attested as well"
+    signed = set((tmp_path / "signed").read_text().split())
+    assert signed == {f"{repository}/run@{one['digest']}" for one in outcomes}
+    with Registries() as registries:
+        for one in outcomes:
+            found = Referrers(registries, parse(one["image"]).image_name).find(one["digest"])
+            assert sorted(each.artifact_type for each in found) == [CYCLONEDX, IN_TOTO]
+
+
+def test_an_image_that_cannot_be_signed_is_a_failure_of_its_own(
+    registry: Registry,
+    repository: str,
+    store: Store,
+    bundle: Bundle,
+    signer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
+    monkeypatch.setattr(command, "bundles", lambda *_: {"amd64": bundle})
+    (base,) = plant(registry, f"{tmp_path.name.lower().strip('_')}-bases", 1)
+    arguments = ["--from", "-", "--to-repo", f"{repository}/unlucky", "--sign-with", str(signer)]
+    done = CliRunner().invoke(command.graft, arguments, input=base)
+    assert done.exit_code == 1
+    (outcome,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert outcome["status"] == "failed"
+    assert "was made but not signed" in outcome["error"]

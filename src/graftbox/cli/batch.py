@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -17,6 +17,7 @@ from graftbox.cli.status import say
 from graftbox.errors import UsageError
 
 if TYPE_CHECKING:
+    from graftbox.cli.sbom import Additions
     from graftbox.image.batch import Tally
     from graftbox.image.reuse import Outcome
     from graftbox.image.tags import Choice
@@ -66,6 +67,7 @@ def many(
     jobs: int,
     shard: str,
     naming: str,
+    added: Additions | None = None,
 ) -> int:
     """Grafts a list of bases; one JSON object a line for each. Returns the exit code."""
     from graftbox.image import batch
@@ -80,6 +82,8 @@ def many(
             lines.seek(0)
         shared = replace(access, registries=registries)
         work = batch.worker(target, naming, choice, store, shared)
+        if added is not None:
+            work = _adding(work, added, choice, shared)
         progress = _Progress(tally, total)
         try:
             for outcome in batch.run(batch.bases(lines, part), work, jobs, registries):
@@ -97,6 +101,29 @@ def many(
     for line in tally.summary():
         say(line)
     return 1 if tally.count["failed"] else 0
+
+
+def _adding(
+    work: Callable[[str], Outcome], added: Additions, choice: Choice, access: Access
+) -> Callable[[str], Outcome]:
+    """``work``, and then what is attached to its image; one to which it cannot be has failed."""
+    from graftbox.errors import GraftboxError
+    from graftbox.image.reference import parse
+    from graftbox.image.reuse import FAILED, MADE
+
+    def deal_with(base: str) -> Outcome:
+        outcome = work(base)
+        if outcome.status == FAILED:
+            return outcome
+        start = time.perf_counter()
+        try:
+            image = parse(outcome.image)
+            added.add(image, outcome.digest, choice.bundles, access, outcome.status == MADE)
+        except GraftboxError as error:
+            outcome = replace(outcome, status=FAILED, error=f"The image is there, but: {error}")
+        return replace(outcome, seconds=round(outcome.seconds + time.perf_counter() - start, 6))
+
+    return deal_with
 
 
 def into_docker(listed: str, repository: str, choice: Choice, store: Store, access: Access) -> int:

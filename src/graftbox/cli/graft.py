@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from graftbox.cli.registries import registry_options
 
 if TYPE_CHECKING:
     from graftbox.bundle.manifest import BundleManifest, Layer
+    from graftbox.cli.sbom import Additions
     from graftbox.image.graft import Bundle
     from graftbox.image.place import Report
     from graftbox.image.reference import Reference
@@ -102,7 +102,7 @@ def graft(
     from graftbox.store import Store
 
     store = Store()
-    added = _additions(attest, sign_with, parse(target) if target else None, listed)
+    added = _additions(attest, sign_with, parse(target) if target else None, to_repo, store)
     if to_repo or listed:
         from graftbox.cli import batch
 
@@ -115,11 +115,11 @@ def graft(
         if listed is not None and to_repo.startswith(docker):
             sys.exit(batch.into_docker(listed, to_repo.removeprefix(docker), choice, store, access))
         if listed is not None:
-            sys.exit(batch.many(listed, to_repo, choice, store, access, jobs, shard, naming))
+            sys.exit(batch.many(listed, to_repo, choice, store, access, jobs, shard, naming, added))
         assert base is not None
         made = batch.one(base, to_repo, choice, store, access, naming, as_json)
         if added:
-            added(parse(made.image), made.digest, choice.bundles, store, access)
+            added.add(parse(made.image), made.digest, choice.bundles, access, made.status == "made")
         return
     if base is None or target is None:
         raise click.UsageError("Name BASE and TARGET, or BASE and --to-repo REPO.")
@@ -137,26 +137,27 @@ def graft(
         progress=_say,
     )
     if added:
-        added(parse(target), report.digest, chosen, store, access)
+        added.add(parse(target), report.digest, chosen, access)
     click.echo(json.dumps(facts(report)) if as_json else in_words(report))
 
 
 def _additions(
-    attest: bool, sign_with: str | None, target: Reference | None, listed: str | None
-) -> Callable[..., object] | None:
-    """What is done to the pushed image; refused before anything is pushed where it cannot be."""
+    attest: bool, sign_with: str | None, target: Reference | None, to_repo: str | None, store: Store
+) -> Additions | None:
+    """What is done to pushed images; refused before anything is pushed where it cannot be."""
     if not attest and not sign_with:
         return None
     from graftbox.cli import sbom
     from graftbox.image.reference import Transport
 
-    if listed is not None:
-        raise click.UsageError("--attest and --sign-with are for one image: graft it without --from.")
-    if target is not None and target.transport is not Transport.REGISTRY:
-        raise click.UsageError(f"{target} is not in a registry: only images there are attested and signed.")
+    elsewhere = target is not None and target.transport is not Transport.REGISTRY
+    if elsewhere or (to_repo or "").startswith("docker-daemon:"):
+        raise click.UsageError(
+            f"{target or to_repo} is not in a registry: only images there are attested and signed."
+        )
     if sign_with:
         sbom.signer(sign_with)
-    return functools.partial(sbom.attach, attested=attest, sign_with=sign_with)
+    return sbom.Additions(attest, sign_with, sbom.sboms(store))
 
 
 def _say(line: str) -> None:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -72,23 +73,30 @@ def _form(bundle: Bundle) -> str:
     return "estargz" if any(layer.annotations for layer in bundle.layers) else "gzip"
 
 
-def attach(
-    image: Reference,
-    digest: str,
-    bundles: Mapping[str, Bundle],
-    store: Store,
-    access: Access,
-    attested: bool,
-    sign_with: str | None,
-) -> list[str]:
-    """What ``graft`` adds to a pushed image: attestations, a signature; returns the former's digests."""
-    from graftbox.image.attestation import attest
+@dataclass(frozen=True)
+class Additions:
+    """What ``graft`` adds to images that it has pushed; for many threads."""
 
-    made = attest(image, digest, bundles, sboms(store), access) if attested else []
-    if sign_with:
-        name = image.image_name
-        sign(f"{name.host}/{name.repository}@{digest}", sign_with)
-    return made
+    attested: bool
+    sign_with: str | None
+    sbom: Sbom
+
+    def add(
+        self,
+        image: Reference,
+        digest: str,
+        bundles: Mapping[str, Bundle],
+        access: Access,
+        is_new: bool = True,
+    ) -> None:
+        """Attaches and signs; what an image that is not new has already is not added again."""
+        from graftbox.image.attestation import attest, is_signed
+
+        if self.attested:
+            attest(image, digest, bundles, self.sbom, access)
+        if self.sign_with and (is_new or not is_signed(image, digest, access)):
+            name = image.image_name
+            sign(f"{name.host}/{name.repository}@{digest}", self.sign_with)
 
 
 def signer(text: str) -> list[str]:

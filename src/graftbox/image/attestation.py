@@ -18,7 +18,7 @@ from graftbox.image.graft import Bundle
 from graftbox.image.manifest import Document, parse_object, serialise
 from graftbox.image.platforms import image_of, platforms
 from graftbox.image.reference import ImageName, Reference, Transport
-from graftbox.image.referrers import Attachment, Referrer, Referrers
+from graftbox.image.referrers import Attachment, Referrer, Referrers, fallback_tag
 from graftbox.image.registry import RegistrySource
 from graftbox.image.transports import Access
 
@@ -113,6 +113,20 @@ def attest(
         if top.is_index:
             made.append(_attach(referrers, where, top, claims, bundles))
     return made
+
+
+def is_signed(image: Reference, digest: str, access: Access | None = None) -> bool:
+    """Whether something that is not ours is attached to the image, or cosign's tag for it is there."""
+    name = ImageName(image.image_name.host, image.image_name.repository, None, digest)
+    with shared(access) as registries:
+        found = Referrers(registries, name).find(digest)
+        if any(one.artifact_type not in {IN_TOTO, CYCLONEDX} for one in found):
+            return True
+        tag = f"{fallback_tag(digest)}.sig"
+        with contextlib.suppress(NotFoundError):
+            RegistrySource(ImageName(name.host, name.repository, tag, None), registries=registries).head()
+            return True
+    return False
 
 
 def _attach(

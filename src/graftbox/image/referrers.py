@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 TRIES = 4
 """Another client may write the list at the same time."""
 
+_WRITING = [threading.Lock() for _ in range(64)]
+"""Held while a list is read and written; which one is decided by the list."""
 _NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next')
 
 
@@ -148,6 +151,12 @@ class Referrers:
         return response
 
     def _add(self, subject: str, entry: dict[str, Any]) -> None:
+        """Writes the list anew, and reads it again until the entry is in it."""
+        # Other processes may come in between, which is why it is read again; our own threads need not.
+        with _WRITING[hash((self.name.host, self.name.repository, subject)) % len(_WRITING)]:
+            self._write(subject, entry)
+
+    def _write(self, subject: str, entry: dict[str, Any]) -> None:
         for _ in range(TRIES):
             index = self._index(subject)
             entries = index.get("manifests") or []

@@ -119,8 +119,8 @@ def test_only_images_in_registries_are_attested(layout: Any, tmp_path: Path) -> 
     done = CliRunner().invoke(graft, ["scratch", target, "--attest"])
     assert done.exit_code == 2
     assert "not in a registry" in done.output
-    done = CliRunner().invoke(graft, ["--from", "x", "--to-repo", "x/y", "--attest"])
-    assert "--from" in done.output
+    done = CliRunner().invoke(graft, ["--from", "x", "--to-repo", "docker-daemon:x/y", "--attest"])
+    assert "docker-daemon:x/y is not in a registry" in done.output
 
 
 def test_a_signing_program_that_is_missing_is_said_before_anything_is_pushed() -> None:
