@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from graftbox.bundle.lock import Lock, LockedArchitecture, LockedPackage, LockedWheel
+from graftbox.bundle.lock import Lock, LockedArchitecture, LockedModule, LockedPackage, LockedWheel
 from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.bundle.sbom import of_metadata, sbom
 from graftbox.cli.graft import graft
@@ -31,6 +32,13 @@ FILES = {
     "openhands/share/doc/tool/copyright": DEP5,
     "openhands/share/doc/old/copyright": b"Copyright: me\nLicense: as you like\n",
     "openhands/lib/python3/Some_Thing-1.0.dist-info/METADATA": b"Name: x\nLicense-Expression: MIT\n",
+    "openhands/lib/python3/Some_Thing-1.0.dist-info/licenses/LICENSE": b"MIT",
+    "openhands/lib/python3/Some_Thing-1.0.dist-info/licenses/more/COPYING.txt": b"MIT too",
+    "openhands/x/node_modules/@scope/module/package.json": (
+        b'{"name": "@scope/module", "version": "2.0.0", "license": {"type": "ISC"}}'
+    ),
+    "openhands/x/node_modules/@scope/module/LICENSE.md": b"ISC",
+    "openhands/x/node_modules/@scope/module/esm/package.json": b'{"type": "module"}',
 }
 LOCK = Lock(
     recipe="sha256:" + "0" * 64,
@@ -45,7 +53,7 @@ LOCK = Lock(
                     f"pool/{name}_2.0_amd64.deb",
                     5,
                     "ab" * 32,
-                    name,
+                    f"{name}-src (1:2.0)",
                     "",
                     ("core",),
                 )
@@ -54,6 +62,17 @@ LOCK = Lock(
             wheels=(
                 LockedWheel("some-thing", "1.0", "some_thing-1.0-py3-none-any.whl", 5, "cd" * 32, ("core",)),
                 LockedWheel("absent", "1.0", "absent-1.0-py3-none-any.whl", 5, "cd" * 32, ("browser",)),
+            ),
+            modules=(
+                LockedModule(
+                    "@scope/module",
+                    "2.0.0",
+                    "sha512-" + "A" * 86 + "==",
+                    5,
+                    "ef" * 32,
+                    ("x/node_modules/@scope/module",),
+                    ("core",),
+                ),
             ),
         )
     },
@@ -73,7 +92,7 @@ def test_every_package_has_its_address_hash_and_licence(made: BundleManifest, st
     data = sbom(made, LOCK, store)
     document = json.loads(data)
     found = {one["name"]: one for one in document["components"]}
-    assert set(found) == {"tool", "old", "some-thing"}
+    assert set(found) == {"tool", "old", "some-thing", "@scope/module"}
     assert found["tool"]["purl"] == "pkg:deb/debian/tool@1%3A2.0%2Bb1~x?arch=amd64&distro=trixie"
     assert found["tool"]["hashes"] == [{"alg": "SHA-256", "content": "ab" * 32}]
     assert [one["license"]["name"] for one in found["tool"]["licenses"]] == ["Expat", "GPL-2+"]
@@ -83,6 +102,48 @@ def test_every_package_has_its_address_hash_and_licence(made: BundleManifest, st
     properties = {one["name"]: one["value"] for one in document["metadata"]["component"]["properties"]}
     assert properties["graftbox:bundle"] == made.digest
     assert properties["graftbox:lock"] == LOCK.digest
+
+
+def test_licence_texts_are_named_where_they_lie(made: BundleManifest, store: Store) -> None:
+    found = {one["name"]: one for one in json.loads(sbom(made, LOCK, store))["components"]}
+
+    def files(name: str) -> list[str]:
+        return [one["value"] for one in found[name]["properties"] if one["name"] == "graftbox:licence-file"]
+
+    assert files("tool") == ["/openhands/share/doc/tool/copyright"]
+    assert files("some-thing") == [
+        "/openhands/lib/python3/Some_Thing-1.0.dist-info/licenses/LICENSE",
+        "/openhands/lib/python3/Some_Thing-1.0.dist-info/licenses/more/COPYING.txt",
+    ]
+    assert files("@scope/module") == ["/openhands/x/node_modules/@scope/module/LICENSE.md"]
+    assert found["@scope/module"]["licenses"] == [{"license": {"name": "ISC"}}]
+    assert found["@scope/module"]["purl"] == "pkg:npm/%40scope/module@2.0.0"
+
+
+def test_debian_packages_name_the_source_that_they_were_built_from(
+    made: BundleManifest, store: Store
+) -> None:
+    found = {one["name"]: one for one in json.loads(sbom(made, LOCK, store))["components"]}
+    (source,) = found["tool"]["pedigree"]["ancestors"]
+    assert source["purl"] == "pkg:deb/debian/tool-src@1%3A2.0?arch=source"
+    assert "pedigree" not in found["some-thing"]
+
+
+def test_licences_are_read_from_layers_of_every_form(
+    store: Store, tar_of: Callable[..., bytes], made: BundleManifest
+) -> None:
+    zstd = pytest.importorskip("backports.zstd", reason="needs the package backports.zstd")
+    tar = tar_of(FILES)
+    layer = Layer("core", "core", store.put(zstd.compress(tar)), digest_of(tar), len(tar), 1, 3, "zstd")
+    document = json.loads(sbom(dataclasses.replace(made, layers=(layer,)), LOCK, store))
+    assert document["components"] == json.loads(sbom(made, LOCK, store))["components"]
+
+
+def test_the_document_is_valid_cyclonedx(made: BundleManifest, store: Store) -> None:
+    validation = pytest.importorskip("cyclonedx.validation.json", reason="needs cyclonedx-python-lib")
+    schema = pytest.importorskip("cyclonedx.schema")
+    validator = validation.JsonStrictValidator(schema.SchemaVersion.V1_5)
+    assert validator.validate_str(sbom(made, LOCK, store).decode()) is None
 
 
 def test_the_same_bundle_has_the_same_sbom(made: BundleManifest, store: Store, tmp_path: Path) -> None:
