@@ -33,10 +33,13 @@ KINDS = ("*.py", "*.pyc", "*.so*", "share/doc/*", "*.dist-info/*")
 
 
 class Watch:
-    """Everything that is opened below ``folder`` while the block runs, as real paths."""
+    """Every file on the filesystem of ``folder`` that is opened while the block runs, by device and inode.
+
+    Paths would be those that the opener saw, in a mount namespace of its own.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.paths = f"{folder.resolve()}/", set[str]()
+        self.inodes: set[tuple[int, int]] = set()
         libc = ctypes.CDLL(None, use_errno=True)
         libc.fanotify_mark.argtypes = [
             ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p,
@@ -74,10 +77,9 @@ class Watch:
         while offset < len(events):
             length, _, _, _, _, fd, _ = EVENT.unpack_from(events, offset)
             offset += length
-            path = str(Path(f"/proc/self/fd/{fd}").readlink())
+            found = os.fstat(fd)
             os.close(fd)
-            if path.startswith(self.folder):
-                self.paths.add(path)
+            self.inodes.add((found.st_dev, found.st_ino))
 
 
 def rows() -> Iterator[inventory.Row]:
@@ -87,9 +89,17 @@ def rows() -> Iterator[inventory.Row]:
     return (row for row in inventory.rows(made, store) if row.size)
 
 
-def used(paths: set[str]) -> set[str]:
-    """Paths in the bundle, of paths in unpacked ones (…/trees/DIGEST/openhands/PATH)."""
-    return {path.partition("/openhands/")[2] for path in paths}
+def used(inodes: set[tuple[int, int]], trees: Path) -> set[str]:
+    """The opened files' paths in the bundle, whichever of the unpacked bundles they were opened in."""
+    paths = set()
+    for root in trees.glob("*/openhands"):
+        for folder, _, names in os.walk(root):
+            for name in names:
+                path = Path(folder, name)
+                found = path.lstat()
+                if (found.st_dev, found.st_ino) in inodes:
+                    paths.add(path.relative_to(root).as_posix())
+    return paths
 
 
 def summary(found: Sequence[inventory.Row], opened: set[str]) -> Iterator[str]:
@@ -144,7 +154,7 @@ def main() -> int:
     found = list(rows())
     with Watch(Store().folder("trees")) as watch:
         status = subprocess.run(options.command).returncode
-    opened = used(watch.paths)
+    opened = used(watch.inodes, Store().folder("trees"))
     if options.json:
         if options.json.exists():
             opened |= {path for path, was in json.loads(options.json.read_bytes()).items() if was}
