@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import deflate
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent.parent
 SERVER = "server"
+BINARY = "binary"
+"""The last layer in the flavour pyinstaller: all of Python."""
 # What the server layer holds of our own package, and what decides the bytes of every other layer.
 SERVER_CODE = ("__init__.py", "errors.py", "wire", "server")
 BUILDER_CODE = tuple(
@@ -71,16 +73,17 @@ def build(
     lock: Lock | None = None,
     sources: Sources | None = None,
     compression: str = forms.GZIP,
+    flavor: str = "tree",
 ) -> BundleManifest:
     """The bundle of these components, built as far as it is not in the store yet.
 
     Which ones names stand for is said by `Recipe.chosen`; none: all that are not optional.
 
     ``recipe`` and ``lock`` default to the built-in ones, ``arch`` to this machine's; ``compression`` is one
-    of `compression.FORMS`. Safe to run many times at once and to interrupt: a layer is in the store whole or
-    not at all.
+    of `compression.FORMS`, ``flavor`` one of `flavor.FLAVORS`. Safe to run many times at once and to
+    interrupt: a layer is in the store whole or not at all.
     """
-    job = Job.of(recipe, arch, components, store, lock, compression)
+    job = job_class(flavor).of(recipe, arch, components, store, lock, compression)
     if found := job.found():
         return found
     with job.store.lock(f"bundle-{job.arch}"):
@@ -96,9 +99,19 @@ def current(
     recipe: Recipe | None = None,
     lock: Lock | None = None,
     compression: str = forms.GZIP,
+    flavor: str = "tree",
 ) -> BundleManifest | None:
     """The bundle that `build` would return, if nothing is left to build."""
-    return Job.of(recipe, arch, components, store, lock, compression).found()
+    return job_class(flavor).of(recipe, arch, components, store, lock, compression).found()
+
+
+def job_class(flavor: str) -> type[Job]:
+    """What builds bundles of that flavour."""
+    if flavor == Job.flavor:
+        return Job
+    from graftbox.bundle import flavor as flavors
+
+    return flavors.job_class(flavor)
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,7 @@ class Job:
     components: tuple[str, ...]
     store: Store
     compression: str = forms.GZIP
+    flavor: ClassVar[str] = "tree"
 
     @classmethod
     def of(
@@ -233,7 +247,7 @@ class Job:
         return found if found and all(map(self._is_here, found.layers)) else None
 
     def save(self, layers: Iterable[Layer]) -> BundleManifest:
-        made = BundleManifest(self.arch, "tree", self.lock.digest, self.components, tuple(layers))
+        made = BundleManifest(self.arch, self.flavor, self.lock.digest, self.components, tuple(layers))
         _write(self.store, self.path, made.to_json())
         return made
 
@@ -250,7 +264,7 @@ class Job:
                     return known
         from graftbox.bundle import inventory, layers
 
-        component = self.recipe.base if name == SERVER else name
+        component = self.recipe.base if name in {SERVER, BINARY} else name
         content = self.content(name, progress, sources)
         progress.start(f"packing {name}", 1)
         made = layers.write(name, component, content, self.store, self.compression)

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 TRIPLETS = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+CPUS = {"amd64": "x64", "arm64": "arm64"}
 LOADERS = {"amd64": "ld-linux-x86-64.so.2", "arm64": "ld-linux-aarch64.so.1"}
 INTERPRETER = "/openhands/lib/ld.so"
 # What the first line of an executable script names, and what it names instead.
@@ -96,6 +97,26 @@ LD_VARIABLES = {
         rb"[\x1f\x3f\x5f\x7f\x9f\xbf\xdf\xff]\x30\x01\x71.{1,16}?[\x1f\x3f\x5f\x7f\x9f\xbf\xdf\xff]\x10\x01\x71"
         rb".{1,16}?[\x1f\x3f\x5f\x7f\x9f\xbf\xdf\xff](\x7c)\x01\x71",
         b"\x04",
+        1,
+    ),
+}
+
+
+# PyInstaller's program sets LD_LIBRARY_PATH and executes itself anew for it to count (pyi_main.c: the process
+# has level -1, PARENT_NEEDS_RESTART). Our loader needs no such variable: with level 1, MAIN, from the start
+# it is neither set nor seen by anyone.
+PYINSTALLER_LEVEL = {
+    "amd64": Patch(
+        "neither LD_LIBRARY_PATH nor a second start",
+        rb"\xc6\x83..\0\0(\xff\x41\xb9\xff\xff\xff\xff)\xe9",
+        b"\x01\x41\xb9\x01\0\0\0",
+        1,
+    ),
+    # mov w0, #-1; mov w5, #-1; strb w0, […]
+    "arm64": Patch(
+        "neither LD_LIBRARY_PATH nor a second start",
+        rb"(\x00\x00\x80\x12\x05\x00\x80\x12)..\x00\x39",
+        b"\x20\x00\x80\x52\x25\x00\x80\x52",
         1,
     ),
 }
@@ -195,4 +216,6 @@ def patches(name: str, arch: str) -> tuple[Patch, ...]:
         Patch("coerce no locale", rb"(?<=\0)(C)\.UTF-8\0C\.utf8\0", b"\x01", 1),
         Patch("coerce no locale", rb"(?<=\0)(C)\.utf8\0", b"\x01", 1),
     )
+    table["libpython3.13.so.1.0"] = table["python3.13"]
+    table["action-execution-server"] = (PYINSTALLER_LEVEL[arch],)
     return table.get(name, ())

@@ -1,0 +1,142 @@
+"""Freezes the server and its CPython into a PyInstaller folder, and moves it onto the bundle's loader.
+
+PyInstaller runs inside the bundle's own CPython, unpacked into a temporary folder and started through its own
+loader, so that neither Python nor libraries of the build machine take part. What it collects is said by
+``recipes/action-execution-server.spec``.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shlex
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from graftbox.bundle import deb, layers, relocation, strip, whl
+from graftbox.bundle.content import Content, File, Link, files
+from graftbox.bundle.lock import Entry, LockedPackage, LockedWheel
+from graftbox.errors import FormatError, UnsupportedError
+from graftbox.store import Store
+
+NAME = "action-execution-server"
+PLACE = "code/server"
+"""The folder that PyInstaller makes, in the bundle."""
+LINKS = {
+    f"bin/{NAME}": f"../{PLACE}/{NAME}",
+    "libexec/python3.13": f"../{PLACE}/{NAME}",
+}
+"""What the program is called where the tree has the server's script and the interpreter."""
+LIBRARY = "libpython3.13.so.1.0"
+SPEC = Path(__file__).parent / "recipes" / f"{NAME}.spec"
+PROGRAM = Path(__file__).with_name("pyinstaller_program.py")
+SHELL = "/bin/sh"
+PATIENCE = 1800.0
+"""Seconds that PyInstaller may take."""
+CHANGED = (NAME, LIBRARY)
+"""Programs and libraries that are relocated here; those of the tree have been already."""
+
+
+def frozen(tree: Content, tools: Mapping[Entry, Path], arch: str, store: Store) -> Content:
+    """The server's folder and its names, made of a whole tree of this machine's architecture.
+
+    ``tools``: the package with CPython's library, and PyInstaller's wheels.
+    """
+    if not os.access(SHELL, os.X_OK):
+        raise UnsupportedError(f"Building the flavour pyinstaller needs {SHELL} on this machine.")
+    licences: Content = {}
+    with store.temporary_folder() as folder:
+        _unpack(folder, tree)
+        for entry, path in tools.items():
+            _unpack_tool(folder, entry, path, licences)
+        _run(folder)
+        content = folder_content(folder / "work" / "dist" / NAME, tree)
+    return relocated(content, arch) | licences
+
+
+def relocated(content: Content, arch: str) -> Content:
+    """A folder of PyInstaller's, at its place in the bundle, moved onto the bundle's loader."""
+    own = {path: node for path, node in content.items() if posixpath.basename(path) in CHANGED}
+    relocation.relocate(own, arch)
+    strip.strip(own)
+    return content | own | {path: Link(target) for path, target in LINKS.items()}
+
+
+def folder_content(folder: Path, tree: Content) -> Content:
+    """The files that PyInstaller has made, and those of the tree that it has taken, with their packages."""
+    origins = {posixpath.basename(path): file.origin for path, file in files(tree)}
+    content: Content = {}
+    for path in sorted(folder.rglob("*")):
+        name = f"{PLACE}/{path.relative_to(folder).as_posix()}"
+        if path.is_symlink():
+            content[name] = Link(str(path.readlink()))
+        elif path.is_file():
+            program = path.name == NAME
+            content[name] = File(path.read_bytes(), program, origins.get(path.name) or "pyinstaller")
+    if f"{PLACE}/{NAME}" not in content:
+        raise FormatError(f"PyInstaller has left no program in {folder}; report it.")
+    return content
+
+
+def _unpack(folder: Path, tree: Content) -> None:
+    """CPython with all packages and the server's code, as on any machine: ``bin``, ``lib`` and ``code``."""
+    for path, file in files(tree):
+        head, _, name = path.partition("/")
+        is_library = head == "lib" and ("/" not in name or name.startswith("python3.13/"))
+        if (is_library and "/__pycache__/" not in path) or head == "code" or path == "libexec/python3.13":
+            _write(folder / path, file.data)
+    python = folder / "bin" / "python3.13"
+    loader, library, program = folder / "lib" / "ld.so", folder / "lib", folder / "libexec" / "python3.13"
+    command = [str(loader), "--library-path", str(library), "--argv0", str(python), str(program)]
+    _write(python, f'#!{SHELL}\nexec {shlex.join(command)} "$@"\n'.encode())
+    for executable in (python, loader, program):
+        executable.chmod(0o755)
+
+
+def _unpack_tool(folder: Path, entry: Entry, path: Path, licences: Content) -> None:
+    origin = f"{entry.name} {entry.version}"
+    if isinstance(entry, LockedPackage):
+        library = f"/{LIBRARY}"
+        for _, node in deb.nodes(path, origin, lambda name: name.endswith(library)):
+            if isinstance(node, File):
+                _write(folder / "lib" / LIBRARY, node.data)
+    elif isinstance(entry, LockedWheel):
+        for name, file in whl.nodes(path, origin):
+            _write(folder / "tools" / name, file.data)
+            top, _, rest = name.partition(".dist-info/")
+            # The bootloader and the importer are PyInstaller's and in the program.
+            if rest and entry.name == "pyinstaller" and ("COPYING" in rest or rest == "METADATA"):
+                licences[f"share/doc/{entry.name}/{top}.dist-info/{rest}"] = file
+
+
+def _run(folder: Path) -> None:
+    environment = {
+        "HOME": str(folder),
+        "PATH": os.defpath,
+        "PYINSTALLER_CONFIG_DIR": str(folder / "work"),
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": f"{folder}/code:{folder}/tools",
+        "SOURCE_DATE_EPOCH": str(layers.MTIME),
+    }
+    spec = folder / SPEC.name
+    _write(spec, SPEC.read_bytes())
+    command = [str(folder / "bin" / "python3.13"), "-BsXutf8", str(PROGRAM), str(spec)]
+    done = subprocess.run(
+        [*command, str(folder / "lib" / LIBRARY), str(folder / "work")],
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stdout.decode(errors="replace").strip()[-1000:]
+        raise FormatError(f"PyInstaller failed with exit code {done.returncode}: {said}")
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
