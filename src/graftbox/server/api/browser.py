@@ -94,7 +94,7 @@ async def close(request: Request) -> Response:
 async def goto(request: Request) -> Response:
     given = await request.json(GOTO)
     page = request.parameters["page"]
-    async with _visit(request, page, given["timeout"]) as here:
+    async with _visit(request, page, given["timeout"], anew=True) as here:
         await pages.goto(here, given["url"], given["wait_until"])
     return answer(await _page(_router(request), page))
 
@@ -153,11 +153,11 @@ async def evaluate(request: Request) -> Response:
 
 
 @contextlib.asynccontextmanager
-async def _visit(request: Request, page: str, timeout: float) -> AsyncIterator[Visit]:
+async def _visit(request: Request, page: str, timeout: float, *, anew: bool = False) -> AsyncIterator[Visit]:
     """A session with the page; whether the browser itself hangs is looked into when the page does."""
     browser = request.sandbox.browser
     try:
-        async with pages.visit(_router(request), page, timeout) as here:
+        async with pages.visit(_router(request), page, timeout, anew=anew) as here:
             yield here
     except PageTimeoutError:
         await browser.check()

@@ -154,7 +154,8 @@ class Browser:
         if router is None or process is None or router.ended.is_set() or await pages.answers(router):
             return
         log.error("Chromium does not answer any more and is ended.")
-        process.kill()
+        await process.gone()
+        await router.ended.wait()
 
     async def restart(self) -> None:
         """End Chromium with all its pages, and start it anew."""
@@ -228,8 +229,8 @@ class Browser:
                 router.call("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": downloads}),
             )
         except (BrowserError, PageTimeoutError) as error:
-            process.kill()
-            status = await process.ended
+            await process.gone()
+            status = process.ended.result()
             router.close()
             self.process = None
             said = process.last_words or str(error)
@@ -270,6 +271,5 @@ class Browser:
                 await router.call("Browser.close", timeout=END_SECONDS)
         if watching is not None:
             await watching
-        elif process is not None:
-            process.kill()
-            await process.ended
+        if process is not None:
+            await process.gone()

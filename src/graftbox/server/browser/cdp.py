@@ -123,11 +123,15 @@ class Client:
 
 
 class Router(asyncio.Protocol):
-    """The one channel to a Chromium. ``ended`` is set when it is closed; every call fails from then on."""
+    """The one channel to a Chromium. ``ended`` is set when it is closed; every call fails from then on.
+
+    ``pages`` are its pages by id, ``crashed`` those whose process has ended.
+    """
 
     def __init__(self, max_pages: int) -> None:
         self.max_pages = max_pages
         self.pages: dict[str, Params] = {}
+        self.crashed: set[str] = set()
         self.ended = asyncio.Event()
         self.clients: set[Client] = set()
         self._owners: dict[str, Client] = {}
@@ -220,8 +224,11 @@ class Router(asyncio.Protocol):
             self._listeners[message["sessionId"]](method, params)
         elif method in ("Target.targetCreated", "Target.targetInfoChanged"):
             self._note(params["targetInfo"], new=method == "Target.targetCreated")
+        elif method == "Target.targetCrashed":
+            self.crashed.add(params["targetId"])
         elif method == "Target.targetDestroyed":
             self.pages.pop(params["targetId"], None)
+            self.crashed.discard(params["targetId"])
         elif method == "Target.detachedFromTarget":
             self._lose(params["sessionId"])
 

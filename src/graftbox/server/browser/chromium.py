@@ -16,12 +16,13 @@ import resource
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from graftbox.errors import UnsupportedError
-from graftbox.server import oom
+from graftbox.server import oom, processes
 from graftbox.server.environment import BUNDLE, Environment, bundled, find_program
 from graftbox.server.identity import Identity
 
@@ -46,6 +47,7 @@ _EXEC = 'exec "$@" 3<&0 4>&0 1>&2 </dev/null'
 _EXEC_BARE = 'exec "$@" 3<&0 4>&0 1>&2 0<&-'
 _SHARED_MEMORY = 256 * 1024 * 1024
 _SAID = 8192
+_GONE_SECONDS = 2.0
 _KEPT_VARIABLES = frozenset(
     name
     for lower in ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
@@ -215,6 +217,12 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
+    async def gone(self) -> None:
+        """Kill it, and return when nothing of it is left, be it that it hangs in the kernel."""
+        self.kill()
+        await self.ended
+        await asyncio.to_thread(_wait_for_group, self.pid)
+
     @property
     def last_words(self) -> str:
         """The last lines that it wrote to its standard error."""
@@ -312,3 +320,10 @@ def _limit(pid: int, plan: Plan) -> None:
                 now = resource.prlimit(pid, kind)[1]
                 most = most if now == resource.RLIM_INFINITY else min(most, now)
                 resource.prlimit(pid, kind, (most, most))
+
+
+def _wait_for_group(group: int) -> None:
+    """Until no process of it lives; they are nobody's children here, so that nothing tells of their end."""
+    deadline = time.monotonic() + _GONE_SECONDS
+    while processes.of_group(group) and time.monotonic() < deadline:
+        time.sleep(0.005)

@@ -42,6 +42,7 @@ _READ = """(limit) => {
 MAX_TEXT = 4 * 1024 * 1024
 """Characters of a page's HTML or text that are read."""
 _PROBE = 5.0
+_ENDED = "The page was closed or its process ended, perhaps for want of memory; open it again."
 
 
 class Visit:
@@ -87,9 +88,7 @@ class Visit:
             waiting: set[asyncio.Future[Any]] = {calling, gone}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not calling.done():
-                raise PageError(
-                    "The page was closed or its process ended, perhaps for want of memory; open it again."
-                )
+                raise PageError(_ENDED)
             return await calling
         except PageTimeoutError as error:
             raise PageTimeoutError(
@@ -102,10 +101,15 @@ class Visit:
 
 
 @asynccontextmanager
-async def visit(router: Router, page: str, timeout: float) -> AsyncIterator[Visit]:
-    """A session with the page of this id; raises `NotFoundError`."""
+async def visit(router: Router, page: str, timeout: float, *, anew: bool = False) -> AsyncIterator[Visit]:
+    """A session with the page of this id; raises `NotFoundError`.
+
+    Raises `PageError` for one whose process has ended, unless it shall go somewhere: ``anew``.
+    """
     if page not in router.pages:
         raise NotFoundError(f"There is no page {page}; GET /v1/browser lists those that are open.")
+    if page in router.crashed and not anew:
+        raise PageError(_ENDED)
     found = Visit(router, page, time.monotonic() + timeout)
     try:
         found.session = await router.attach(page, found.hear, found.left)
@@ -132,10 +136,13 @@ async def goto(here: Visit, url: str, until: str) -> None:
 
     Raises `PageError` where nothing could be loaded and `PageTimeoutError`, after which the page goes on.
     """
-    await here.call("Page.enable")
-    await here.call("Page.setLifecycleEventsEnabled", {"enabled": True})
     try:
-        result = await here.call("Page.navigate", {"url": url})
+        # At once: a page whose process has ended answers only after it has gone somewhere.
+        result, *_ = await asyncio.gather(
+            here.call("Page.navigate", {"url": url}),
+            here.call("Page.enable"),
+            here.call("Page.setLifecycleEventsEnabled", {"enabled": True}),
+        )
     except ProtocolError as error:
         raise UsageError(
             f"{url!r} is no address that can be opened; begin with http:// or https://."
