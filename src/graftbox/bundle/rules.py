@@ -190,11 +190,11 @@ def patches(name: str, arch: str) -> tuple[Patch, ...]:
         "libpulse.so.0": (moved(usr_lib, "/openhands/lib", 1),),
         # Files that its GPU process may open: on amd64 also drivers.
         "chromium-headless-shell": (moved(usr_lib, "/openhands/lib", {"amd64": 3, "arm64": 1}[arch]),),
-        # The program's own copies of the names; others are in the data of its JavaScript.
+        # The program's own copies of the names; in the data of its JavaScript their length is before them.
         "node": tuple(
             Patch(
                 f"ignore ${name}",
-                rb"(?<=[ -~]\0)(%c)%b\0" % (name[0].encode(), name[1:].encode()),
+                rb"(?<=\0)(?<!\x%02x\0\0\0)(%c)%b\0" % (len(name), name[0].encode(), name[1:].encode()),
                 b"\x01",
                 1,
             )
