@@ -90,6 +90,10 @@ class Browser:
         return self._router if self._router is not None and not self._router.ended.is_set() else None
 
     @property
+    def running(self) -> bool:
+        return self.current is not None
+
+    @property
     def state(self) -> str:
         """``running``, ``starting``, ``stopped`` or ``unavailable``."""
         if self.current is not None:
