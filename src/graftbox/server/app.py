@@ -125,11 +125,15 @@ class App:
             return
         if self.key is None:
             # A page of some other site, open in a browser that reaches this port, is not the user.
-            if (scope["type"] == "websocket" or scope["method"] not in _HARMLESS) and _foreign(scope):
-                raise HTTPError(403, "A page of another origin can't use a server that has no key.")
-            return
-        if not self._has_key(scope, self.key):
-            raise HTTPError(403, "Invalid API Key")
+            harmless = scope["type"] == "http" and scope["method"] in _HARMLESS
+            refused = not harmless and _foreign(scope)
+            reason = "A page of another origin can't use a server that has no key."
+        else:
+            refused, reason = not self._has_key(scope, self.key), "Invalid API Key"
+        if scope["path"].startswith(routes.GATED):
+            scope["state"]["trusted"] = not refused
+        elif refused:
+            raise HTTPError(403, reason)
 
     def _has_key(self, scope: Message, key: bytes) -> bool:
         import hmac  # brings libcrypto in, which no start should wait for

@@ -15,7 +15,7 @@ from typing import Any
 
 from graftbox import __version__
 from graftbox.errors import GraftboxError
-from graftbox.server import cgroup
+from graftbox.server import cgroup, vscode
 from graftbox.server.environment import BUNDLE, bundled, find_program, find_shells, find_tmux
 from graftbox.server.identity import Identity
 from graftbox.server.sandbox import Sandbox
@@ -24,7 +24,6 @@ LOW_DISK = 16 * 1024 * 1024
 LOW_MEMORY = 32 * 1024 * 1024
 LOW_PROCESSES = 8
 _SETUID = 7
-_MISSING = "This version has no such component."
 
 
 def capabilities(sandbox: Sandbox, folders: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -39,10 +38,15 @@ def capabilities(sandbox: Sandbox, folders: dict[str, dict[str, Any]]) -> dict[s
         "kernel": os.uname().release,
         "components": [
             "core",
-            *(name for name in ("jupyter", "mcp", "browser") if features[_FEATURE_OF[name]]["works"]),
+            *(
+                name
+                for name in ("jupyter", "mcp", "browser", "vscode")
+                if features[_FEATURE_OF[name]]["works"]
+            ),
         ],
         "user": _user(sandbox.identity),
         "features": features,
+        "plugins": _plugins(sandbox),
         "folders": folders,
         **resources,
         "network": _network(),
@@ -51,7 +55,7 @@ def capabilities(sandbox: Sandbox, folders: dict[str, dict[str, Any]]) -> dict[s
     }
 
 
-_FEATURE_OF = {"jupyter": "python", "mcp": "mcp", "browser": "browser"}
+_FEATURE_OF = {"jupyter": "python", "mcp": "mcp", "browser": "browser", "vscode": "vscode"}
 
 
 def _works(**more: Any) -> dict[str, Any]:
@@ -74,7 +78,7 @@ def _features(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
         "python": _python(),
         "mcp": _module("mcp", "This bundle has no MCP component; add the component mcp to it."),
         "browser": sandbox.browser.describe(),
-        "vscode": _fails(_MISSING),
+        "vscode": _vscode(sandbox),
         "git": _program(sandbox, "oh-git", "git"),
         "ripgrep": _program(sandbox, "oh-rg", "rg"),
         "user_switching": _switching(),
@@ -118,6 +122,26 @@ def _program(sandbox: Sandbox, ours: str, name: str) -> dict[str, Any]:
     if path is None:
         return _fails(f"{name} is neither in the bundle nor on PATH.", path=None)
     return _works(path=path, bundled=path.startswith(f"{BUNDLE}/"))
+
+
+def _vscode(sandbox: Sandbox) -> dict[str, Any]:
+    path = vscode.program(sandbox)
+    if path is None:
+        return _fails("This bundle has no VS Code; add the component vscode to it.", path=None)
+    plugin = sandbox.plugins.plugins[vscode.NAME]
+    if plugin.state == "failed":
+        return _fails(f"It has failed: {plugin.reason}", path=path)
+    return _works(path=path, bundled=path.startswith(f"{BUNDLE}/"))
+
+
+def _plugins(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
+    """Those that were chosen, or asked for since, and how they are."""
+    plugins = sandbox.plugins
+    return {
+        name: {"state": plugin.state, "reason": plugin.reason}
+        for name, plugin in list(plugins.plugins.items())
+        if name in plugins.chosen or plugin.state != "off"
+    }
 
 
 def _switching() -> dict[str, Any]:

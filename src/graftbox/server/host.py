@@ -34,7 +34,8 @@ def _bound(path: str) -> socket.socket:
 class Host:
     """Serves an application on a TCP port, a Unix socket, or both.
 
-    ``takes_websockets`` says which paths may be upgraded; elsewhere an upgrade is ignored (RFC 9110, 7.8).
+    ``takes_websockets`` says which paths may be upgraded, ``tunnels`` at which the upgraded connection is
+    another server's; elsewhere an upgrade is ignored (RFC 9110, 7.8).
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class Host:
         application: Application,
         takes_websockets: Callable[[str], bool] = lambda path: False,
         max_connections: int = MAX_CONNECTIONS,
+        tunnels: Callable[[str], bool] = lambda path: False,
     ) -> None:
         self.application = application
         self.takes_websockets = takes_websockets
+        self.tunnels = tunnels
         self.max_connections = max_connections
         self.connections: dict[Connection, None] = {}
         self.servers: list[asyncio.Server] = []

@@ -2,7 +2,8 @@
 
 It exists because Starlette and uvicorn alone take longer to import than the whole server
 (benchmarks/imports.py). An ASGI application of theirs can still be served here. No TLS, no access log.
-WebSockets are left to `graftbox.server.websocket`, where the application takes them. A client that goes away
+WebSockets are left to `graftbox.server.websocket`, where the application takes them, or to
+`graftbox.server.tunnel`, where another server does. A client that goes away
 does not cancel what it asked for: ``receive`` says so, once the body has been read, to whom it concerns.
 """
 
@@ -18,6 +19,7 @@ import h11
 
 if TYPE_CHECKING:
     from graftbox.server.host import Host
+    from graftbox.server.tunnel import Tunnel
     from graftbox.server.websocket import WebSocket
 
 Message = MutableMapping[str, Any]
@@ -112,7 +114,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, host: Host) -> None:
         self.host = host
         self.connections = host.connections
-        self.websocket: WebSocket | None = None
+        self.websocket: WebSocket | Tunnel | None = None
         self.lingering = False
         self.http = h11.Connection(h11.SERVER)
         self.exchange: Exchange | None = None
@@ -254,6 +256,9 @@ class Connection(asyncio.Protocol):
         if self.idle:
             self.idle.cancel()
         scope = _scope(request)
+        if _is_upgrade(request) and self.host.tunnels(scope["path"]):
+            self._tunnel(scope)
+            return
         if _is_upgrade(request) and self.host.takes_websockets(scope["path"]):
             self._upgrade(scope)
             return
@@ -273,6 +278,13 @@ class Connection(asyncio.Protocol):
         # The loop of `_pump` ends here: no more HTTP on this connection.
         self.paused = False
         self._spawn(websocket.run(self.host.application))
+
+    def _tunnel(self, scope: Message) -> None:
+        from graftbox.server.tunnel import Tunnel
+
+        self.websocket = tunnel = Tunnel(self, scope)
+        tunnel.feed(self.http.trailing_data[0])
+        self._spawn(tunnel.run(self.host.application))
 
     def _feed(self, exchange: Exchange, event: object) -> None:
         if isinstance(event, h11.Data):

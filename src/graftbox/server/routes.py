@@ -30,6 +30,12 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/v1/openapi.json": {"GET": "about:openapi"},
     "/v1/capabilities": {"GET": "about:show_capabilities"},
     "/v1/mcp/servers": {"GET": "mcp:list_servers"},
+    "/v1/plugins": {"GET": "plugins:list_all"},
+    "/v1/plugins/{name}": {"GET": "plugins:show"},
+    "/v1/plugins/{name}/start": {"POST": "plugins:start"},
+    "/v1/plugins/{name}/stop": {"POST": "plugins:stop"},
+    "/v1/plugins/{name}/restart": {"POST": "plugins:restart"},
+    "/v1/plugins/{name}/log": {"GET": "plugins:read_log"},
     "/v1/sessions": {"GET": "sessions:list_all", "POST": "sessions:open_session"},
     "/v1/sessions/{name}": {"GET": "sessions:show", "DELETE": "sessions:close"},
     "/v1/sessions/{name}/run": {"POST": "sessions:run"},
@@ -79,8 +85,10 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/v1/files/archive": {"GET": "transfer:read_archive", "PUT": "transfer:write_archive"},
 }
 """Path -> method -> function; the method WEBSOCKET stands for an upgrade of a GET, which gets a `Channel`."""
-MOUNTS: Mapping[str, str] = {"/mcp": "mcp:mount"}
+MOUNTS: Mapping[str, str] = {"/mcp": "mcp:mount", "/v1/proxy": "proxy:mount"}
 """Paths that belong, with all below them, to an ASGI application of their own: ``async (sandbox) -> it``."""
+GATED = "/v1/proxy/"
+"""Paths below it have a gate of their own, which is told whether the key was given."""
 OPEN = frozenset(("/alive", "/server_info"))
 """Paths that need no key."""
 
@@ -125,6 +133,11 @@ def takes_websockets(path: str) -> bool:
     return found is not None and "WEBSOCKET" in ROUTES[found[0]]
 
 
+def tunnels(path: str) -> bool:
+    """Whether an upgraded connection at ``path`` belongs to a plugin."""
+    return path.startswith(GATED)
+
+
 def socket(reference: str) -> SocketEndpoint:
     """The function behind ``module:name`` that serves a WebSocket."""
     return cast("SocketEndpoint", _load(reference))
@@ -138,6 +151,7 @@ def endpoint(reference: str) -> Endpoint:
 def preload() -> None:
     """Import what must answer even when no file can be opened any more."""
     import_module("resource")
+    import_module("graftbox.server.plugins.plugins")
     for reference in ("model:server_info", "about:show_capabilities"):
         _load(reference)
 

@@ -15,14 +15,16 @@ from graftbox.server.info import Clock
 from graftbox.server.sessions import Sessions
 from graftbox.server.settings import Settings
 from graftbox.wire.actions import Action, Browse, BrowseInteractive, Edit, Read, Run, RunIPython, Write
-from graftbox.wire.observations import Failure, Observation
+from graftbox.wire.observations import Observation
 
 if TYPE_CHECKING:
     from graftbox.server.browser.browser import Browser
+    from graftbox.server.browser.browsing import Browsing
     from graftbox.server.editor import Editor
     from graftbox.server.jobs import Jobs
     from graftbox.server.kernel.kernels import Kernels
     from graftbox.server.mcp import Mcp
+    from graftbox.server.plugins.plugins import Plugins
 
 log = logging.getLogger("graftbox.sandbox")
 
@@ -49,8 +51,8 @@ class Sandbox:
             await self.sessions.main()
         except (GraftboxError, OSError) as error:
             log.error("The shell did not start: %s", error)
-        if "jupyter" in self.settings.plugins:
-            await self.kernels.prepare()
+        if self.settings.plugins:
+            await self.plugins.start_chosen()
         if self.settings.browser:
             await self.browser.prepare()
 
@@ -61,10 +63,23 @@ class Sandbox:
 
     @cached_property
     def kernels(self) -> Kernels:
-        """The Jupyter kernels; the main one starts with its first cell, or now with ``--plugins jupyter``."""
+        """The Jupyter kernels; the main one starts with its first cell, or with the plugin ``jupyter``."""
         from graftbox.server.kernel.kernels import Kernels
 
         return Kernels(self)
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        from graftbox.server.plugins.plugins import Plugins
+
+        return Plugins(self)
+
+    @cached_property
+    def browsing(self) -> Browsing:
+        """The agent's tabs in it."""
+        from graftbox.server.browser.browsing import Browsing
+
+        return Browsing(self)
 
     @cached_property
     def editor(self) -> Editor:
@@ -106,7 +121,7 @@ class Sandbox:
             case Edit():
                 return await self.editor.run(action, self.cwd, self.identity)
             case Browse() | BrowseInteractive():
-                return Failure("Browser functionality is not supported or disabled.")
+                return await self.browsing.run(action)
 
     async def _run(self, action: Run) -> Observation:
         if action.is_static:
@@ -119,8 +134,12 @@ class Sandbox:
             await self.mcp.close()
         if "jobs" in self.__dict__:
             await self.jobs.close()
+        if "plugins" in self.__dict__:
+            await self.plugins.close()
         if "kernels" in self.__dict__:
             await self.kernels.close()
+        if "browsing" in self.__dict__:
+            await self.browsing.close()
         if "browser" in self.__dict__:
             await self.browser.close()
         await self.sessions.end()

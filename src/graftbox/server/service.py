@@ -43,7 +43,7 @@ async def serve(settings: Settings, environment: Environment, *, restarted: bool
     ready = asyncio.Event()
     application = _once(ready, App(sandbox, settings.key))
     connections = min(settings.limits.max_connections, _affordable_connections())
-    server = Host(application, routes.takes_websockets, connections)
+    server = Host(application, routes.takes_websockets, connections, routes.tunnels)
     await _listen(server, settings)
     preparing = loop.create_task(_prepare(sandbox, ready))
     child = (

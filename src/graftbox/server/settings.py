@@ -12,17 +12,25 @@ from graftbox.server.limits import Limits, read_limits
 
 DEFAULT_PORT = 60000
 DEFAULT_SILENCE = 10.0
+PLUGIN_SECONDS = 120.0
 USAGE = (
-    "action-execution-server [PORT] [--working-dir DIR] [--plugins NAME…] [--username NAME] [--user-id N] "
-    "[--enable-browser|--no-enable-browser] [--browsergym-eval-env NAME] [--no-auth] [--shell FILE] "
-    "[--kernel-python FILE] [-- COMMAND…]"
+    "action-execution-server [PORT] [--working-dir DIR] [--plugins NAME…] [--plugin-path DIR:…] "
+    "[--username NAME] [--user-id N] [--enable-browser|--no-enable-browser] [--browsergym-eval-env NAME] "
+    "[--no-auth] [--shell FILE] [--kernel-python FILE] [-- COMMAND…]"
 )
 _PLUGINS = ("jupyter", "agent_skills", "vscode")
-_VALUED = ("--working-dir", "--username", "--user-id", "--shell", "--kernel-python", "--browsergym-eval-env")
+_VALUED = (
+    "--working-dir",
+    "--plugin-path",
+    "--username",
+    "--user-id",
+    "--shell",
+    "--kernel-python",
+    "--browsergym-eval-env",
+)
 _FLAGS = ("--enable-browser", "--no-enable-browser", "--no-auth")
 _WITHOUT_EFFECT = {
     "--browsergym-eval-env": "this server has no evaluation environments",
-    "INIT_PLUGIN_TIMEOUT": "plugins start when they are first used",
     "RUNTIME_MAX_MEMORY_GB": "set a memory limit with the container engine",
     "RUNTIME_MEMORY_MONITOR": "ask GET /server_info",
     "LOCAL_RUNTIME_MODE": "this server is always the same",
@@ -35,7 +43,10 @@ class Settings:
     """``port`` None: no TCP; ``key`` None: all is open; ``silence`` in seconds; ``child``: an argv;
     ``username`` and ``user_id``: whom the actions run as, None: the server's own user; ``group``: a name or
     number, for a working folder that is handed to that user; ``notes``: what to say about options that have
-    no effect; ``browser``: whether there may be one.
+    no effect; ``browser``: whether there may be one. ``plugins``: those that are started, ``plugin_folders``
+    where more are looked for, ``plugin_seconds`` that one may take to start; ``secret``: what the plugins'
+    tokens are made from, the same for all starts of the server in one container. ``vscode_port``: a port of
+    VS Code's own, ``vscode_base``: the path that a front proxy leaves before its addresses.
     """
 
     port: int | None = DEFAULT_PORT
@@ -47,6 +58,11 @@ class Settings:
     kernel_python: str | None = None
     silence: float = DEFAULT_SILENCE
     plugins: tuple[str, ...] = ()
+    plugin_folders: tuple[str, ...] = ()
+    plugin_seconds: float = PLUGIN_SECONDS
+    secret: str = ""
+    vscode_port: int | None = None
+    vscode_base: str = ""
     username: str | None = None
     user_id: int | None = None
     group: str = "0"
@@ -65,6 +81,9 @@ def read_settings(argv: Sequence[str], environment: Environment, cwd: str, made_
     no_auth = "--no-auth" in values or environment.get("GRAFTBOX_NO_AUTH") == "1"
     wanted = values.get("--working-dir") or environment.get("WORKSPACE_MOUNT_PATH_IN_SANDBOX")
     username, user_id = _user(values, environment)
+    path = values.get("--plugin-path") or environment.get("GRAFTBOX_PLUGINS") or ""
+    folders = tuple(str(Path(cwd, folder)) for folder in path.split(":") if folder)
+    _check_plugins(plugins, folders)
     return Settings(
         port=None if socket and port == 0 else port,
         host=environment.get("GRAFTBOX_HOST") or "0.0.0.0",
@@ -73,8 +92,13 @@ def read_settings(argv: Sequence[str], environment: Environment, cwd: str, made_
         key=None if no_auth else environment.get("SESSION_API_KEY") or made_up_key,
         shell=values.get("--shell") or environment.get("GRAFTBOX_SHELL") or None,
         kernel_python=values.get("--kernel-python") or environment.get("GRAFTBOX_KERNEL_PYTHON") or None,
-        silence=_silence(environment.get("NO_CHANGE_TIMEOUT_SECONDS")),
+        silence=_seconds(environment.get("NO_CHANGE_TIMEOUT_SECONDS"), DEFAULT_SILENCE),
         plugins=plugins,
+        plugin_folders=folders,
+        plugin_seconds=_seconds(environment.get("INIT_PLUGIN_TIMEOUT"), PLUGIN_SECONDS),
+        secret=made_up_key,
+        vscode_port=_vscode_port(environment.get("VSCODE_PORT")),
+        vscode_base=_vscode_base(environment),
         username=username,
         user_id=user_id,
         group=environment.get("SANDBOX_GROUP_ID") or "0",
@@ -129,8 +153,6 @@ def _arguments(words: list[str]) -> tuple[dict[str, str], str | None, tuple[str,
             raise UsageError(f"Unknown argument {word}. Usage: {USAGE}")
         else:
             positional = word
-    if unknown := [name for name in plugins if name not in _PLUGINS]:
-        raise UsageError(f"Unknown plugin {unknown[0]}; the plugins are {', '.join(_PLUGINS)}.")
     return values, positional, tuple(plugins), ()
 
 
@@ -142,9 +164,37 @@ def _number(what: str, text: str, limit: int) -> int:
     return int(text)
 
 
-def _silence(text: str | None) -> float:
+def _seconds(text: str | None, default: float) -> float:
     try:
-        seconds = float(text) if text else DEFAULT_SILENCE
+        seconds = float(text) if text else default
     except ValueError:
         seconds = 0.0
-    return seconds if 0 < seconds < float("inf") else DEFAULT_SILENCE
+    return seconds if 0 < seconds < float("inf") else default
+
+
+def _check_plugins(names: Sequence[str], folders: tuple[str, ...]) -> None:
+    """Only for names that are not the server's own is anything looked for."""
+    if set(names) <= set(_PLUGINS):
+        return
+    from graftbox.server.plugins.found import places
+
+    known = (*_PLUGINS, *places(folders))
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(
+            f"Unknown plugin {unknown[0]}; the plugins are {', '.join(known)}. "
+            "--plugin-path names folders with more."
+        )
+
+
+def _vscode_port(text: str | None) -> int | None:
+    given = text or ""
+    return int(given) if given.isascii() and given.isdigit() and 0 < int(given) < 65536 else None
+
+
+def _vscode_base(environment: Environment) -> str:
+    """The path before VS Code's own addresses, as OpenHands' server finds it; without a slash at the end."""
+    if given := environment.get("OPENVSCODE_SERVER_BASE_PATH"):
+        return "/" + given.strip("/") if given.strip("/") else ""
+    runtime = environment.get("RUNTIME_ID")
+    path = "/" + (environment.get("RUNTIME_URL") or "").partition("://")[2].partition("/")[2]
+    return f"/{runtime}/vscode" if runtime and path.startswith(f"/{runtime}") else ""

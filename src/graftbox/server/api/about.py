@@ -62,6 +62,14 @@ CAPABILITIES: Schema = {
             },
         },
         "features": {"type": "object", "additionalProperties": _FEATURE},
+        "plugins": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "properties": {"state": {"type": "string"}, "reason": {"type": ["string", "null"]}},
+            },
+            "description": "Those that were chosen, and others that were started.",
+        },
         "folders": {"type": "object", "additionalProperties": _FOLDER},
         "memory": {
             "type": "object",
@@ -105,6 +113,7 @@ def _document() -> Response:
 
 async def show_capabilities(request: Request) -> Response:
     sandbox = request.sandbox
+    await sandbox.plugins.get("vscode")  # made here, not by two threads at once
     try:
         folders = await sandbox.identity.call(capabilities.look_at_folders, sandbox)
     except (RuntimeError, UnsupportedError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import logging
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graftbox.errors import GraftboxError, NotFoundError, UnsupportedError
+from graftbox.errors import NotFoundError, UnsupportedError
 from graftbox.server import runtime
 from graftbox.server.become import environment_for
 from graftbox.server.environment import find_program
@@ -30,11 +29,8 @@ if TYPE_CHECKING:
 MAIN = "main"
 LIMIT = 16
 """Kernels at a time."""
-SKILLS = "from openhands.runtime.plugins.agent_skills.agentskills import *"
 NO_OUTPUT = "[Code executed successfully with no output]"
 _GUEST = Path(__file__).parent / "guest"
-
-log = logging.getLogger("graftbox.kernel")
 
 
 class Kernels:
@@ -102,13 +98,6 @@ class Kernels:
         argv = [interpreter, "-u", str(_GUEST / "foreign.py")]
         return PipeLink(base.with_name(f"{base.name}.d")), argv, interpreter
 
-    async def prepare(self) -> None:
-        """Start the main kernel ahead of its first cell; a failure is logged, and told to that cell."""
-        try:
-            await self._ready(self.main())
-        except (GraftboxError, OSError) as error:
-            log.error("The kernel did not start: %s", error)
-
     async def start(self, kernel: Kernel) -> None:
         """Have the kernel running; the main one with the agent's skills, where they were asked for."""
         if kernel is self.kernels.get(MAIN):
@@ -124,10 +113,15 @@ class Kernels:
             if self._prepared != kernel.generation:
                 self._prepared = kernel.generation
                 self._followed = kernel.cwd
-                if "agent_skills" in self.sandbox.settings.plugins and kernel.plan.interpreter is None:
-                    cell = await kernel.execute(SKILLS, silent=True)
-                    if cell.done.result().status != "ok":
-                        log.error("The agent's skills could not be loaded: %s", cell.text())
+                if kernel.plan.interpreter is None:
+                    await self._run_plugins_code(kernel)
+
+    async def _run_plugins_code(self, kernel: Kernel) -> None:
+        plugins = self.sandbox.plugins
+        for name, code in await plugins.kernel_code():
+            cell = await kernel.execute(code, timeout=self.sandbox.settings.plugin_seconds, silent=True)
+            if cell.done.result().status != "ok" or cell.timed_out:
+                plugins.kernel_failed(name, cell.text())
 
     async def run(self, action: RunIPython) -> IPythonResult:
         """The cell's output, in the model's words."""

@@ -116,9 +116,13 @@ class Process:
         except OSError:
             data = b""
         if data:
-            self.said = (self.said + data)[-_SAID:]
+            self.hear(data)
         else:
             self._deaf()
+
+    def hear(self, data: bytes) -> None:
+        """Its output, as it comes."""
+        self.said = (self.said + data)[-_SAID:]
 
     def _deaf(self) -> None:
         if self._reading >= 0:
