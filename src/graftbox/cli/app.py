@@ -22,6 +22,7 @@ COMMANDS = {
     "lock": "graftbox.cli.lock:lock",
     "logs": "graftbox.cli.sandboxes:logs",
     "mirror": "graftbox.cli.mirror:mirror",
+    "package-browser": "graftbox.cli.package_browser:package_browser",
     "prune": "graftbox.cli.prune:prune",
     "ps": "graftbox.cli.sandboxes:ps",
     "rm": "graftbox.cli.sandboxes:rm",
