@@ -157,6 +157,22 @@ class BrowseResult:
 
 
 @dataclass(frozen=True, slots=True)
+class DownloadResult:
+    """The browser has downloaded a file, which is now at ``file_path``."""
+
+    content: str
+    file_path: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "message": f"Downloaded the file at location: {self.file_path}",
+            "observation": "download",
+            "content": self.content,
+            "extras": {"file_path": self.file_path},
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The action could not be done, for a reason that the agent should read."""
 
@@ -171,7 +187,16 @@ class Failure:
         }
 
 
-Observation = RunResult | IPythonResult | ReadResult | WriteResult | EditResult | BrowseResult | Failure
+Observation = (
+    RunResult
+    | IPythonResult
+    | ReadResult
+    | WriteResult
+    | EditResult
+    | BrowseResult
+    | DownloadResult
+    | Failure
+)
 
 
 def truncated(content: str, limit: int = MAX_OUTPUT) -> str:

@@ -1,0 +1,279 @@
+"""One agent's tabs: does its actions, waits until their effects have come, and looks at the page."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graftbox.server.browser.actions import parse
+from graftbox.server.browser.axtree import flatten
+from graftbox.server.browser.chromium import HEIGHT, WIDTH
+from graftbox.server.browser.errors import BrowserError, PageError
+from graftbox.server.browser.hand import Hand
+from graftbox.server.browser.marking import ACTIVATION, BINDING
+from graftbox.server.browser.marks import overlay
+from graftbox.server.browser.observation import Observation, content, observe
+from graftbox.server.browser.text import as_text
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, BrowserContext, CDPSession, Page, Request
+
+ACTION_SECONDS = 100.0
+"""The longest that an action may take, unless it has a limit of its own."""
+LOOK_SECONDS = 15.0
+"""A page that can't be looked at in this time is closed."""
+QUIET_SECONDS = 0.03
+SETTLE_SECONDS = 0.5
+"""The effects of an action are waited for until the network is quiet, at most so long."""
+LOAD_MS = 3000
+DOWNLOAD_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step has come to; ``error`` is empty when it did what it should. ``picture`` and ``marked`` are
+    PNGs in base64, ``text`` is the page's, ``tree_text`` what an agent reads of ``tree``.
+    """
+
+    url: str
+    urls: list[str]
+    active: int
+    focused: str | None
+    error: str
+    tree: dict[str, Any]
+    tree_text: str
+    properties: dict[str, Any]
+    text: str
+    picture: str
+    marked: str
+    downloads: tuple[str, ...] = ()
+
+
+@dataclass
+class _Download:
+    name: str
+    path: str = ""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Gym:
+    """All its coroutines are for the driver's event loop. Pages belong to a context of their own, which goes
+    with the connection.
+    """
+
+    def __init__(self, browser: Browser, folder: str, downloads: str) -> None:
+        self.browser = browser
+        self.folder = folder
+        self.downloads_folder = downloads
+        self.context: BrowserContext | None = None
+        self.page: Page | None = None
+        self._history: dict[Page, None] = {}
+        self._sessions: dict[Page, CDPSession] = {}
+        self._crashed: set[Page] = set()
+        self._requests: set[Request] = set()
+        self._network = asyncio.Event()
+        self._downloads: dict[str, _Download] = {}
+        self._finished: list[str] = []
+
+    async def open(self) -> None:
+        """Have a first, empty tab."""
+        context = await self.browser.new_context(
+            viewport={"width": WIDTH, "height": HEIGHT}, accept_downloads=True
+        )
+        self.context = context
+        context.on("request", self._begun)
+        context.on("requestfinished", self._done)
+        context.on("requestfailed", self._done)
+        context.on("page", self._opened)
+        await context.expose_binding(BINDING, lambda source: self._activate(source["page"]))
+        await context.add_init_script(ACTIVATION)
+        self._activate(await context.new_page())
+        await self._receive_downloads()
+
+    @property
+    def alive(self) -> bool:
+        return self.browser.is_connected()
+
+    async def step(self, text: str, deadline: float) -> Step:
+        """Do the actions in ``text`` until ``deadline`` (`time.monotonic`), and look at the page.
+
+        What goes wrong with an action is told in the step. Raises `PageError` when the page can't be looked
+        at, and `BrowserError` when there is no browser any more.
+        """
+        assert self.context is not None
+        error = ""
+        self._finished.clear()
+        left = max(1.0, min(deadline - time.monotonic() - LOOK_SECONDS, ACTION_SECONDS))
+        self.context.set_default_timeout(left * 1000)
+        page = await self._current()
+        crashed = ""
+        try:
+            hand = Hand(page, self._activate, self.folder)
+            for call in parse(text):
+                await hand.do(call)
+        except asyncio.CancelledError:
+            raise
+        except Exception as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        if not self.alive:
+            raise BrowserError(f"The browser ended while the action ran. {error}".strip())
+        await self._settle()
+        await self._await_downloads(deadline)
+        if page in self._crashed:
+            crashed = f"The page {page.url} crashed, and its tab was closed."
+        page = await self._current()
+        try:
+            seen = await asyncio.wait_for(self._look(page), LOOK_SECONDS)
+        except TimeoutError:
+            await self._give_up(page)
+            raise PageError(
+                f"The page {page.url} does not answer, as its scripts keep it busy. Its tab was closed. "
+                f"{error}".strip()
+            ) from None
+        return await self._told(page, seen, crashed if crashed and not error else error)
+
+    async def _look(self, page: Page) -> Observation:
+        if (session := self._sessions.get(page)) is None:
+            assert self.context is not None
+            session = self._sessions[page] = await self.context.new_cdp_session(page)
+        with contextlib.suppress(Exception):
+            await page.wait_for_load_state("domcontentloaded", timeout=LOAD_MS)
+        return await observe(page, session)
+
+    async def _told(self, page: Page, seen: Observation, error: str) -> Step:
+        assert self.context is not None
+        pages = self.context.pages
+        return Step(
+            url=page.url,
+            urls=[each.url for each in pages],
+            active=pages.index(page) if page in pages else -1,
+            focused=seen.focused,
+            error=error,
+            tree=seen.tree,
+            tree_text=flatten(seen.tree, seen.properties),
+            properties=seen.properties,
+            text=as_text(content(seen.snapshot)),
+            picture=seen.picture,
+            marked=overlay(seen.picture, seen.properties),
+            downloads=tuple(self._finished),
+        )
+
+    # Tabs
+
+    def _activate(self, page: Page) -> None:
+        self._history.pop(page, None)
+        self._history[page] = None
+        self.page = page
+
+    def _opened(self, page: Page) -> None:
+        page.on("crash", self._crash)
+        page.on("close", self._closed)
+
+    def _crash(self, page: Page) -> None:
+        self._crashed.add(page)
+
+    def _closed(self, page: Page) -> None:
+        self._history.pop(page, None)
+        self._sessions.pop(page, None)
+        self._crashed.discard(page)
+
+    async def _current(self) -> Page:
+        """The page that was used last, of those that are left; there is always one."""
+        assert self.context is not None
+        for page in list(self._crashed):
+            await self._give_up(page)
+        while self.page is None or self.page.is_closed() or self.page not in self.context.pages:
+            if self.page is not None:
+                self._history.pop(self.page, None)
+            if self._history:
+                self.page = next(reversed(self._history))
+            elif self.context.pages:
+                self._activate(self.context.pages[-1])
+            else:
+                self._activate(await self.context.new_page())
+        return self.page
+
+    async def _give_up(self, page: Page) -> None:
+        self._crashed.discard(page)
+        self._history.pop(page, None)
+        self._sessions.pop(page, None)
+        try:
+            await asyncio.wait_for(page.close(), 3.0)
+        except Exception as error:
+            if not page.is_closed():
+                raise BrowserError(f"The page {page.url} can't even be closed: {error}") from error
+
+    # Waiting
+
+    def _begun(self, request: Request) -> None:
+        self._requests.add(request)
+        self._network.set()
+
+    def _done(self, request: Request) -> None:
+        self._requests.discard(request)
+        self._network.set()
+
+    async def _settle(self) -> None:
+        """Wait until what the actions began has come to an end: no request is open, and none begins."""
+        self._requests = {each for each in self._requests if not _page_is_closed(each)}
+        until = time.monotonic() + SETTLE_SECONDS
+        while (left := until - time.monotonic()) > 0:
+            self._network.clear()
+            try:
+                await asyncio.wait_for(self._network.wait(), left if self._requests else QUIET_SECONDS)
+            except TimeoutError:
+                break
+        self._requests.clear()
+
+    # Downloads
+
+    async def _receive_downloads(self) -> None:
+        """Have Chromium put what this context downloads into the folder, under its own name."""
+        assert self.context is not None
+        assert self.page is not None
+        page = await self.context.new_cdp_session(self.page)
+        self._sessions[self.page] = page
+        target = await page.send("Target.getTargetInfo")
+        session = await self.browser.new_browser_cdp_session()
+        session.on("Browser.downloadWillBegin", self._download_begun)
+        session.on("Browser.downloadProgress", self._download_moved)
+        await session.send(
+            "Browser.setDownloadBehavior",
+            {
+                "behavior": "allow",
+                "browserContextId": target["targetInfo"]["browserContextId"],
+                "downloadPath": self.downloads_folder,
+                "eventsEnabled": True,
+            },
+        )
+
+    def _download_begun(self, event: dict[str, Any]) -> None:
+        self._downloads[event["guid"]] = _Download(event.get("suggestedFilename", ""))
+
+    def _download_moved(self, event: dict[str, Any]) -> None:
+        download = self._downloads.get(event["guid"])
+        if download is None or event["state"] == "inProgress":
+            return
+        if event["state"] == "completed":
+            path = event.get("filePath") or str(Path(self.downloads_folder, Path(download.name).name))
+            self._finished.append(path)
+        download.over.set()
+        del self._downloads[event["guid"]]
+
+    async def _await_downloads(self, deadline: float) -> None:
+        waiting = [download.over.wait() for download in self._downloads.values()]
+        if waiting:
+            left = min(DOWNLOAD_SECONDS, max(0.1, deadline - time.monotonic() - LOOK_SECONDS))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.gather(*waiting), left)
+
+
+def _page_is_closed(request: Request) -> bool:
+    try:
+        return request.frame.page.is_closed()
+    except Exception:  # a service worker's
+        return True

@@ -1,0 +1,140 @@
+"""The JavaScript that gives a page's elements their ids, and takes the traces of it away again.
+
+Ids are those of browsergym-core: counted in document order, shadow trees behind their hosts; frames have
+letters, which begin the ids within them. An element keeps its id, in the attribute ``bid``, as long as the
+page lives. For the moment of the observation the id also stands in two ARIA attributes, through which it
+gets into the accessibility tree. Unlike the model's, this script changes no form values and no list numbers.
+"""
+
+from __future__ import annotations
+
+ATTRIBUTE = "bid"
+PREFIX = "browsergym_id_"
+
+# Elements in order, those of open shadow trees behind their hosts.
+_ELEMENTS = """
+  const elements = [];
+  const collect = (root) => {
+    for (const each of root.querySelectorAll('*')) {
+      elements.push(each);
+      if (each.shadowRoot) collect(each.shadowRoot);
+    }
+  };
+  collect(document);
+"""
+
+MARK = (
+    """async ([parent, attribute, prefix, patience]) => {"""
+    + _ELEMENTS
+    + """
+  const first = !window.__graftbox_ids;
+  const counters = window.__graftbox_ids ??= {elements: 0, frames: 0};
+  const frameName = (number) => {
+    let name = '';
+    for (let rest = number + 1; rest > 0; rest = Math.floor((rest - 1) / 26)) {
+      const letter = String.fromCharCode(97 + (rest - 1) % 26);
+      name = (rest > 26 ? letter.toUpperCase() : letter) + name;
+    }
+    return name;
+  };
+
+  // Who is clicked at the middle of an element, through shadow trees.
+  const atPoint = (x, y) => {
+    let found = null, root = document;
+    while (root) {
+      const next = root.elementFromPoint(x, y);
+      if (next === found) break;
+      found = next;
+      root = found && found.shadowRoot;
+    }
+    return found;
+  };
+  const clickable = new Set([
+    'input', 'textarea', 'select', 'button', 'a', 'iframe', 'video', 'li', 'td', 'option',
+  ]);
+  const marked = new Set(), buttons = [];
+  for (const each of elements) {
+    const box = each.getBoundingClientRect();
+    const hit = atPoint((box.left + box.right) / 2, (box.top + box.bottom) / 2);
+    if (!hit || !(hit === each || each.contains(hit))) continue;
+    if (!clickable.has(each.tagName.toLowerCase()) && each.onclick == null
+        && getComputedStyle(each).cursor !== 'pointer') continue;
+    if ((box.right - box.left) * (box.bottom - box.top) < 20) continue;
+    if (buttons.some((button) => button.contains(each))) continue;
+    let above = each.parentElement;
+    if (above && above.tagName.toLowerCase() === 'span' && above.children.length === 1
+        && above.getAttribute('role') && marked.has(above)) continue;
+    marked.add(each);
+    if (each.matches('button, a, input[type="button"], div[role="button"]')) buttons.push(each);
+    for (; above; above = above.parentElement) marked.delete(above);
+  }
+
+  const seen = new Map();
+  let all;
+  const visited = new Promise((resolve) => { all = resolve; });
+  const observer = new IntersectionObserver((entries) => {
+    for (const each of entries) seen.set(each.target, Math.round(each.intersectionRatio * 100) / 100);
+    if (seen.size >= elements.length) all();
+  });
+  for (const each of elements) observer.observe(each);
+
+  const used = new Set(), ids = new Map();
+  for (const each of elements) {
+    // An attribute of the page's own that happens to have this name is overwritten.
+    let id = first ? null : each.getAttribute(attribute);
+    if (id === null || used.has(id)) {
+      const frame = ['iframe', 'frame'].includes(each.tagName.toLowerCase());
+      id = parent + (frame ? frameName(counters.frames++) : counters.elements++);
+      each.setAttribute(attribute, id);
+    }
+    used.add(id);
+    ids.set(each, id);
+    for (const name of ['aria-roledescription', 'aria-description']) {
+      each.setAttribute(name, prefix + id + ' ' + (each.getAttribute(name) ?? ''));
+    }
+  }
+
+  await Promise.race([visited, new Promise((resolve) => setTimeout(resolve, patience))]);
+  observer.disconnect();
+
+  let active = document.activeElement;
+  while (active && active.shadowRoot) active = active.shadowRoot.activeElement;
+  return {
+    focused: active ? active.getAttribute(attribute) : null,
+    anything: Boolean(active),
+    elements: elements.map((each) => [ids.get(each), seen.get(each) ?? 0, marked.has(each)]),
+  };
+}"""
+)
+"""Arguments: what the frame's ids begin with, `ATTRIBUTE`, `PREFIX`, milliseconds to wait for visibility.
+Returns the id of the ``focused`` element, whether there is ``anything`` in focus, and of all elements id,
+visible share from 0 to 1, and whether they belong to the set of marks."""
+
+UNMARK = (
+    """(prefix) => {"""
+    + _ELEMENTS
+    + """
+  for (const each of elements) {
+    for (const name of ['aria-roledescription', 'aria-description']) {
+      const value = each.getAttribute(name);
+      if (value === null || !value.startsWith(prefix)) continue;
+      const own = value.slice(value.indexOf(' ') + 1);
+      if (own) each.setAttribute(name, own); else each.removeAttribute(name);
+    }
+  }
+}"""
+)
+
+ACTIVATION = """{
+  const tell = () => { try { window.graftbox_page_activated(); } catch {} };
+  tell();
+  for (const each of ['focus', 'focusin', 'load', 'pageshow', 'mousemove', 'mouseup', 'mousedown', 'wheel',
+                      'keyup', 'keydown', 'input', 'touchstart', 'touchend']) {
+    addEventListener(each, tell, {capture: true});
+  }
+  document.addEventListener('visibilitychange', () => {
+    if (document.visibilityState === 'visible') tell();
+  }, {capture: true});
+}"""
+"""Tells the server which page was used last, as no protocol knows that."""
+BINDING = "graftbox_page_activated"
