@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from graftbox.bundle import build, inventory
+from graftbox.bundle import build, inventory, tree
 from graftbox.store import Store
 
 FAN_CLOEXEC, FAN_UNLIMITED_QUEUE = 0x1, 0x10
@@ -83,9 +83,10 @@ class Watch:
 
 
 def rows() -> Iterator[inventory.Row]:
-    """What this machine's bundle holds, links aside."""
+    """What this machine's bundle holds, links aside; it is unpacked too, which opens every file."""
     store = Store()
     made = build.build(store=store)
+    tree.unpacked(made, store)
     return (row for row in inventory.rows(made, store) if row.size)
 
 
