@@ -30,7 +30,13 @@ class Ready:
 
 
 def prepare(
-    engine: Engine, base: str, deliver: str, components: Sequence[str], tree: Path | None, store: Store
+    engine: Engine,
+    base: str,
+    deliver: str,
+    components: Sequence[str],
+    tree: Path | None,
+    store: Store,
+    flavor: str = "tree",
 ) -> Ready:
     """Makes the base runnable by ``engine``, with the bundle mounted (``mount``) or inside (``graft``)."""
     from graftbox.image.reference import parse
@@ -38,27 +44,27 @@ def prepare(
 
     reference = parse(base)
     if deliver == "mount":
-        folder = tree or bundle_tree(components, store)
+        folder = tree or bundle_tree(components, store, flavor)
         if isinstance(engine, DockerEngine):
             return Ready(EngineImage(_in_engine(engine, reference, store)), folder, str(reference))
         return Ready(unpacked(reference, store), folder, str(reference))
     if isinstance(engine, DockerEngine):
-        name = _grafted_in_engine(engine, reference, components, store)
+        name = _grafted_in_engine(engine, reference, components, store, flavor)
         return Ready(EngineImage(name), None, name)
-    return Ready(_grafted_unpacked(reference, components, store), None, str(reference))
+    return Ready(_grafted_unpacked(reference, components, store, flavor), None, str(reference))
 
 
-def bundle_tree(components: Sequence[str], store: Store) -> Path:
+def bundle_tree(components: Sequence[str], store: Store, flavor: str = "tree") -> Path:
     """The unpacked bundle for this machine, built first if need be."""
     from graftbox.bundle import build
     from graftbox.bundle import tree as trees
     from graftbox.image.platforms import machine_architecture
 
     arch = machine_architecture()
-    manifest = build.current(arch, tuple(components), store)
+    manifest = build.current(arch, tuple(components), store, flavor=flavor)
     if manifest is None:
         note("building the bundle; this happens once")
-        manifest = build.build(arch=arch, components=tuple(components), store=store)
+        manifest = build.build(arch=arch, components=tuple(components), store=store, flavor=flavor)
     return trees.unpacked(manifest, store)
 
 
@@ -159,7 +165,7 @@ def _send(engine: DockerEngine, plan: object, name: str, store: Store) -> None:
 
 
 def _grafted_in_engine(
-    engine: DockerEngine, reference: Reference, components: Sequence[str], store: Store
+    engine: DockerEngine, reference: Reference, components: Sequence[str], store: Store, flavor: str
 ) -> str:
     """The name of a runtime image made in the engine."""
     from graftbox.cli.graft import bundles
@@ -167,7 +173,7 @@ def _grafted_in_engine(
     from graftbox.image.reference import ImageName, Transport, image_name, parse
     from graftbox.image.transports import Access
 
-    slug = hashlib.sha256(f"{reference}\n{','.join(components)}".encode()).hexdigest()[:24]
+    slug = hashlib.sha256(f"{reference}\n{flavor} {','.join(components)}".encode()).hexdigest()[:24]
     name = f"{_host(engine)}graftbox-run:{slug}"
     if reference.transport is Transport.REGISTRY and engine.name == "docker":
         # In the daemon already, or pulled by it: then only the bundle's layers are sent.
@@ -177,7 +183,7 @@ def _grafted_in_engine(
         graft_image(
             reference,
             parse(f"docker-daemon:{name}"),
-            bundles(components, None, store),
+            bundles(components, None, store, flavor=flavor),
             store,
             access=Access(docker_host=engine.host),
         )
@@ -185,13 +191,18 @@ def _grafted_in_engine(
     with tempfile.TemporaryDirectory(dir=store.folder("tmp")) as folder:
         archive = f"{folder}/image.tar"
         graft_image(
-            reference, parse(f"docker-archive:{archive}:{name}"), bundles(components, None, store), store
+            reference,
+            parse(f"docker-archive:{archive}:{name}"),
+            bundles(components, None, store, flavor=flavor),
+            store,
         )
         engine.load(Path(archive), name)
     return name
 
 
-def _grafted_unpacked(reference: Reference, components: Sequence[str], store: Store) -> UnpackedImage:
+def _grafted_unpacked(
+    reference: Reference, components: Sequence[str], store: Store, flavor: str
+) -> UnpackedImage:
     """A runtime image's files: grafted into a layout for a moment, then unpacked."""
     from graftbox.cli.graft import bundles
     from graftbox.image.place import graft_image
@@ -199,5 +210,5 @@ def _grafted_unpacked(reference: Reference, components: Sequence[str], store: St
 
     with tempfile.TemporaryDirectory(dir=store.folder("tmp")) as folder:
         target = parse(f"oci:{folder}/image:run")
-        graft_image(reference, target, bundles(components, None, store), store)
+        graft_image(reference, target, bundles(components, None, store, flavor=flavor), store)
         return unpacked(target, store)

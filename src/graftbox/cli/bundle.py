@@ -31,7 +31,16 @@ compression_option = click.option(
     type=click.Choice(["gzip", "zstd", "estargz"]),
     default="gzip",
     show_default=True,
-    help="Form of the layers; each is built and cached by itself.",
+    help="Form of the bundle's layers; each is built and cached by itself.",
+)
+
+
+flavor_option = click.option(
+    "--flavor",
+    type=click.Choice(["tree", "pyinstaller"]),
+    default="tree",
+    show_default=True,
+    help="How the server comes: as files of Python, or as one binary.",
 )
 
 
@@ -48,6 +57,7 @@ def choice(function: F) -> F:
         ),
         click.option("--arch", type=click.Choice(["amd64", "arm64"]), help="Default: this machine's."),
         compression_option,
+        flavor_option,
         click.option(
             "--component",
             "components",
@@ -77,6 +87,7 @@ def build(
     arch: str | None,
     recipe: str,
     compression: str,
+    flavor: str,
     as_json: bool,
     debian_mirror: str | None,
     security_mirror: str | None,
@@ -99,7 +110,7 @@ def build(
         index_url=index_url,
         npm_registry=npm_registry,
     )
-    made = _built(components, arch, recipe, Store(), compression, sources)
+    made = _built(components, arch, recipe, Store(), compression, flavor, sources)
     seconds = time.monotonic() - started
     if as_json:
         click.echo(
@@ -123,6 +134,7 @@ def show(
     arch: str | None,
     recipe: str,
     compression: str,
+    flavor: str,
     as_json: bool,
     tree: bool,
     by: str,
@@ -130,14 +142,14 @@ def show(
     html: Path | None,
 ) -> None:
     """Print layers, sizes and packages; or where the bytes are."""
-    job = _job(components, arch, recipe, Store(), compression)
+    job = _job(components, arch, recipe, Store(), compression, flavor)
     made = job.found()
     if tree or html:
         from graftbox.cli.inventory import show_bytes
 
         show_bytes(made, job.store, tree, by == "package", depth, html, as_json)
         return
-    entries = job.lock.entries(job.arch, job.components)
+    entries = job.lock.entries(job.arch, (*job.components, job.flavor))
     packages = [
         {"name": entry.name, "version": entry.version, "file": entry.filename, "size": entry.size}
         for entry in entries
@@ -146,6 +158,7 @@ def show(
         facts = {
             "arch": job.arch,
             "compression": job.compression,
+            "flavor": job.flavor,
             "lock": job.lock.digest,
             "digest": made.digest if made else None,
             "components": _layers(made) if made else [],
@@ -155,7 +168,7 @@ def show(
         return
     if made:
         _print_layers(made)
-        click.echo(f"bundle {made.digest} ({made.arch}, {job.compression} layers)")
+        click.echo(f"bundle {made.digest} ({made.arch}, {job.flavor}, {job.compression} layers)")
     else:
         click.echo(
             f"The {job.arch} bundle is not built yet. Run `graftbox bundle build` with the same options."
@@ -169,14 +182,14 @@ def show(
 @bundle.command()
 @choice
 def verify(
-    components: tuple[str, ...], arch: str | None, recipe: str, compression: str, as_json: bool
+    components: tuple[str, ...], arch: str | None, recipe: str, compression: str, flavor: str, as_json: bool
 ) -> None:
     """Check all digests, and that no program leaves the bundle."""
     from graftbox.bundle.verify import verify as check
     from graftbox.errors import NotFoundError
 
     store = Store()
-    made = _job(components, arch, recipe, store, compression).recorded()
+    made = _job(components, arch, recipe, store, compression, flavor).recorded()
     if made is None:
         raise NotFoundError(
             "This bundle is not built yet. Run `graftbox bundle build` with the same options."
@@ -204,6 +217,7 @@ def sbom(
     arch: str | None,
     recipe: str,
     compression: str,
+    flavor: str,
     as_json: bool,
     output: Path | None,
 ) -> None:
@@ -213,7 +227,7 @@ def sbom(
     """
     from graftbox.cli.sbom import print_sbom
 
-    print_sbom(_job(components, arch, recipe, Store(), compression), output)
+    print_sbom(_job(components, arch, recipe, Store(), compression, flavor), output)
 
 
 @bundle.command()
@@ -228,6 +242,7 @@ def sbom(
 @click.option("--component", "components", metavar="NAME", multiple=True, help="As for build.")
 @click.option("--recipe", metavar="NAME|FILE", default="openhands", show_default=True, help="As for build.")
 @compression_option
+@flavor_option
 @click.option("--tag", "tags", multiple=True, help="A further tag for the image; may be repeated.")
 @registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -237,6 +252,7 @@ def push(
     components: tuple[str, ...],
     recipe: str,
     compression: str,
+    flavor: str,
     tags: tuple[str, ...],
     access: Access,
     as_json: bool,
@@ -256,9 +272,9 @@ def push(
     wanted = archs or (machine_architecture(),)
     found = {}
     for arch in dict.fromkeys((*wanted, *(() if archs else ("amd64", "arm64")))):
-        made = _job(components, arch, recipe, store, compression).found()
+        made = _job(components, arch, recipe, store, compression, flavor).found()
         if made is None and arch in wanted:
-            made = _built(components, arch, recipe, store, compression)
+            made = _built(components, arch, recipe, store, compression, flavor)
         if made is not None:
             found[arch] = as_image_bundle(made)
     report = push_bundle(found, reference, store, tags=tags, access=access, progress=say)
@@ -267,19 +283,23 @@ def push(
 
 @bundle.command()
 @choice
-def path(components: tuple[str, ...], arch: str | None, recipe: str, compression: str, as_json: bool) -> None:
+def path(
+    components: tuple[str, ...], arch: str | None, recipe: str, compression: str, flavor: str, as_json: bool
+) -> None:
     """Print the folder of the unpacked /openhands, making it if need be."""
     from graftbox.bundle.tree import unpacked
 
     store = Store()
-    folder: Path = unpacked(_built(components, arch, recipe, store, compression), store) / "openhands"
+    folder: Path = unpacked(_built(components, arch, recipe, store, compression, flavor), store) / "openhands"
     click.echo(json.dumps({"path": str(folder)}) if as_json else str(folder))
 
 
-def _job(components: tuple[str, ...], arch: str | None, recipe: str, store: Store, compression: str) -> Job:
-    from graftbox.bundle.build import Job
+def _job(
+    components: tuple[str, ...], arch: str | None, recipe: str, store: Store, compression: str, flavor: str
+) -> Job:
+    from graftbox.bundle.build import job_class
 
-    return Job.of(_recipe(recipe), arch, components, store, compression=compression)
+    return job_class(flavor).of(_recipe(recipe), arch, components, store, compression=compression)
 
 
 def _recipe(name: str) -> Any:
@@ -294,12 +314,22 @@ def _built(
     recipe: str,
     store: Store,
     compression: str,
+    flavor: str,
     sources: Sources | None = None,
 ) -> BundleManifest:
     from graftbox.bundle.build import build as make
     from graftbox.cli.status import Status
 
-    return make(_recipe(recipe), arch, components, store, Status(), sources=sources, compression=compression)
+    return make(
+        _recipe(recipe),
+        arch,
+        components,
+        store,
+        Status(),
+        sources=sources,
+        compression=compression,
+        flavor=flavor,
+    )
 
 
 def _layers(made: BundleManifest) -> list[dict[str, Any]]:

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Form of the bundle's layers; all but gzip make OCI images, also of Docker's own types.",
 )
+@click.option(
+    "--flavor",
+    type=click.Choice(["tree", "pyinstaller"]),
+    default="tree",
+    show_default=True,
+    help="How the server comes: as files of Python, or as one binary.",
+)
 @click.option("--user", help="The runtime image's user instead of the base's.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."
@@ -71,6 +78,7 @@ def graft(
     target: str | None,
     components: tuple[str, ...],
     compression: str,
+    flavor: str,
     user: str | None,
     keep_entrypoint: bool,
     platform: str | None,
@@ -110,7 +118,9 @@ def graft(
             raise click.UsageError(
                 "Write: graft BASE TARGET, graft BASE --to-repo REPO, or graft --from FILE --to-repo REPO."
             )
-        choice = Choice(bundles(components, platform, store, compression), user, keep_entrypoint, platform)
+        choice = Choice(
+            bundles(components, platform, store, compression, flavor), user, keep_entrypoint, platform
+        )
         docker = "docker-daemon:"
         if listed is not None and to_repo.startswith(docker):
             sys.exit(batch.into_docker(listed, to_repo.removeprefix(docker), choice, store, access))
@@ -123,7 +133,7 @@ def graft(
         return
     if base is None or target is None:
         raise click.UsageError("Name BASE and TARGET, or BASE and --to-repo REPO.")
-    chosen = bundles(components, platform, store, compression)
+    chosen = bundles(components, platform, store, compression, flavor)
     report = graft_image(
         parse(base),
         parse(target),
@@ -165,7 +175,11 @@ def _say(line: str) -> None:
 
 
 def bundles(
-    components: Sequence[str], platform: str | None, store: Store, compression: str = "gzip"
+    components: Sequence[str],
+    platform: str | None,
+    store: Store,
+    compression: str = "gzip",
+    flavor: str = "tree",
 ) -> dict[str, Bundle]:
     """The bundles to graft, by architecture; the asked one or this machine's is built if it has to be."""
     from graftbox.bundle import build
@@ -174,10 +188,12 @@ def bundles(
     wanted = architecture(platform) if platform else machine_architecture()
     found = {}
     for arch in [wanted] if platform else dict.fromkeys((wanted, "amd64", "arm64")):
-        manifest = build.current(arch, components, store, compression=compression)
+        manifest = build.current(arch, components, store, compression=compression, flavor=flavor)
         if manifest is None and arch == wanted:
             _say(f"building the bundle for linux/{arch} first (graftbox bundle build)")
-            manifest = build.build(arch=arch, components=components, store=store, compression=compression)
+            manifest = build.build(
+                arch=arch, components=components, store=store, compression=compression, flavor=flavor
+            )
         if manifest is not None:
             found[arch] = as_image_bundle(manifest)
     return found

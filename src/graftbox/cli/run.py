@@ -43,6 +43,13 @@ if TYPE_CHECKING:
 @click.option(
     "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
 )
+@click.option(
+    "--flavor",
+    type=click.Choice(["tree", "pyinstaller"]),
+    default="tree",
+    show_default=True,
+    help="How the server comes: as files of Python, or as one binary.",
+)
 @click.option("--detach", "-d", is_flag=True, help="Print where it is and leave it running.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--name", help="A name for it; a random one otherwise.")
@@ -78,6 +85,7 @@ def run(
     engine: str,
     deliver: str,
     components: tuple[str, ...],
+    flavor: str,
     detach: bool,
     as_json: bool,
     timeout: float | None,
@@ -97,7 +105,7 @@ def run(
         raise click.UsageError("CMD runs and ends; it goes with neither --detach nor --json.")
     store = Store()
     chosen = engines.choose(engine, store)
-    ready = bases.prepare(chosen, base, deliver, components, tree, store)
+    ready = bases.prepare(chosen, base, deliver, components, tree, store, flavor)
     if chosen.name == "podman":
         (store.folder() / "podman-used").touch()
     with _sandbox(chosen, specification(ready, options), start_timeout, keep=detach) as sandbox:
