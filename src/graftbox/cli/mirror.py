@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graftbox.cli.bundle import compression_option
 from graftbox.cli.status import say
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
 )
+@compression_option
 @click.option("--user", help="The runtime images' user instead of the bases'.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."
@@ -65,6 +67,7 @@ def mirror(
     allow_remote: bool,
     upstreams: tuple[str, ...],
     components: tuple[str, ...],
+    compression: str,
     user: str | None,
     keep_entrypoint: bool,
     layers: str,
@@ -93,7 +96,7 @@ def mirror(
         lifetime=tag_lifetime,
     )
     store = Store()
-    made = bundles(components, None, store)
+    made = bundles(components, None, store, compression)
 
     def ready(bound: int) -> None:
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"

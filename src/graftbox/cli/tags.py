@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graftbox.cli.bundle import compression_option
 from graftbox.cli.registries import registry_options
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ MEANINGS = {
 @click.option(
     "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
 )
+@compression_option
 @click.option("--user", help="As for graft.")
 @click.option("--keep-entrypoint", is_flag=True, help="As for graft.")
 @click.option("--platform", help="As for graft.")
@@ -35,6 +37,7 @@ def tags(
     base: str,
     to_repo: str | None,
     components: tuple[str, ...],
+    compression: str,
     user: str | None,
     keep_entrypoint: bool,
     platform: str | None,
@@ -53,7 +56,7 @@ def tags(
     target = repository(to_repo) if to_repo else None
     with access.shared(parallel=1) as registries:
         access = replace(access, registries=registries)
-        choice = Choice(bundles(components, platform, store), user, keep_entrypoint, platform)
+        choice = Choice(bundles(components, platform, store, compression), user, keep_entrypoint, platform)
         found = tags_of(reference, base_digest(reference, store, access), choice)
         named = {kind: getattr(found, kind) for kind in MEANINGS}
         there: dict[str, str | None] = {}

@@ -18,7 +18,7 @@ from graftbox.image.archive_target import blob_name, tar_entry
 from graftbox.image.docker_daemon import Daemon
 from graftbox.image.graft import Bundle, Options
 from graftbox.image.layer import decompressed
-from graftbox.image.place import Planned, make_plan
+from graftbox.image.place import Planned, check_form, make_plan
 from graftbox.image.platforms import architecture, machine_architecture
 from graftbox.image.reference import ImageName, Reference, Transport, parse
 from graftbox.image.reuse import FAILED, MADE, PRESENT, Outcome
@@ -50,6 +50,7 @@ def load(
     A base without a transport is looked for in the daemon. Failures of one base are outcomes; only the
     daemon's own end the run.
     """
+    check_form(choice.bundles, Reference(Transport.DOCKER_DAEMON, name=repository))
     daemon = Daemon(access.docker_host)
     try:
         if daemon.uses_containerd_store():

@@ -13,12 +13,14 @@ from graftbox.bundle.content import File
 from graftbox.bundle.manifest import BundleManifest
 from graftbox.cli.graft import as_image_bundle
 from graftbox.errors import UnsupportedError
+from graftbox.image import daemon_batch
 from graftbox.image.bundle_image import push_bundle
 from graftbox.image.graft import Bundle
 from graftbox.image.manifest import OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 from graftbox.image.place import graft_image
 from graftbox.image.reference import parse
-from graftbox.image.tags import Choice, tags_of
+from graftbox.image.tags import Choice, repository, tags_of
+from graftbox.image.transports import Access
 from graftbox.image.verify import Question, verify
 from graftbox.store import Store
 
@@ -113,6 +115,15 @@ def test_a_docker_archive_takes_estargz_layers(layout: Any, store: Store, tmp_pa
     graft_image(base, target, {"amd64": bundle}, store)
     verdict = verify(Question(target, lambda digest, arch: [bundle], store, base=base, layers=True))
     assert verdict.ok, verdict.all_differences
+
+
+def test_a_list_into_docker_is_refused_with_zstd_layers_before_anything_is_read(
+    store: Store, tmp_path: Path
+) -> None:
+    choice = Choice({"amd64": made("zstd", store)})
+    nobody = Access(docker_host=f"unix://{tmp_path}/no.sock")
+    with pytest.raises(UnsupportedError, match="--compression gzip"):
+        list(daemon_batch.load(["a"], repository("team/rt"), choice, store, nobody))
 
 
 def test_zstd_layers_are_refused_where_docker_load_reads_them(
