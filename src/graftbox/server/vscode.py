@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from graftbox.errors import GraftboxError
+from graftbox.server import runtime
+from graftbox.server.become import environment_for
 from graftbox.server.environment import BUNDLE, bundled, find_shells
 from graftbox.server.plugins.manifest import Manifest, Needs, Serve
 from graftbox.server.plugins.plugin import Plugin
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 NAME = "vscode"
 PROGRAM = BUNDLE / ".openvscode-server/bin/openvscode-server"
 OPTIONS = ("--socket-path", "{socket}", "--without-connection-token", "--disable-workspace-trust")
+ENVIRONMENT = "terminal.env"
+"""The file with the variables of its terminals (plain_terminal.py)."""
 READY = "Extension host agent listening on"
 WORKSPACE_SETTINGS = {
     "workbench.colorTheme": "Default Dark Modern",
@@ -119,7 +123,11 @@ class VSCodePlugin(Plugin):
         if NAME in settings.plugins:
             base = sandbox.environment.get("WORKSPACE_BASE") or settings.working_dir
             await sandbox.identity.call(_write_workspace_settings, Path(base))
-        await sandbox.identity.call(_write_machine_settings, folder, terminals(sandbox))
+        assert sandbox.sessions.folder is not None
+        place = runtime.place_for(sandbox.sessions.folder, sandbox.identity)
+        entries = environment_for(sandbox, sandbox.identity, {})
+        await sandbox.identity.call(_write_environment, place / ENVIRONMENT, entries)
+        await sandbox.identity.call(_write_machine_settings, folder, terminals(sandbox, place))
         words = (
             *manifest(sandbox).start,
             "--server-data-dir",
@@ -165,27 +173,33 @@ class _OwnPort:
         return self.gates[prefix]
 
 
-def terminals(sandbox: Sandbox) -> dict[str, Any]:
-    """VS Code's settings for its terminals: the user's own shell, and the agent's session."""
+def terminals(sandbox: Sandbox, place: Path) -> dict[str, Any]:
+    """VS Code's settings for its terminals: the user's own shell, with and without VS Code's variables, and
+    the agent's session. ``place`` is the user's part of the runtime folder.
+    """
     environment, identity = sandbox.environment, sandbox.identity
     profiles: dict[str, Any] = {}
+    found: dict[str, Any] = {"terminal.integrated.profiles.linux": profiles}
     try:
         own = identity.shell or environment.get("SHELL") or ""
         shell = own if os.access(own, os.X_OK) else find_shells(environment, None)[0]
-        profiles[Path(shell).name.removeprefix("oh-")] = {"path": shell}
     except GraftboxError as error:
         log.warning("VS Code's terminals have no shell: %s", error)
-    default = next(iter(profiles), None)
-    place = sandbox.sessions.folder
-    if place is not None:
-        attach = bundled("oh-attach")
-        argv = [attach] if attach else [sys.executable, "-ISB", str(Path(__file__).with_name("attach.py"))]
-        socket = str(place / f"u{identity.uid}" / "tmux")
-        profiles["agent"] = {"path": argv[0], "args": [*argv[1:], "--socket", socket], "icon": "eye"}
-    found: dict[str, Any] = {"terminal.integrated.profiles.linux": profiles}
-    if default:
-        found["terminal.integrated.defaultProfile.linux"] = default
+    else:
+        name = Path(shell).name.removeprefix("oh-")
+        profiles[name] = _profile("plain_terminal", str(place / ENVIRONMENT), shell)
+        profiles[f"{name} (VS Code's variables)"] = {"path": shell}
+        found["terminal.integrated.defaultProfile.linux"] = name
+    attach = bundled("oh-attach")
+    words = ("--socket", str(place / "tmux"))
+    profiles["agent"] = {"path": attach, "args": list(words)} if attach else _profile("attach", *words)
+    profiles["agent"]["icon"] = "eye"
     return found
+
+
+def _profile(module: str, *words: str) -> dict[str, Any]:
+    program = str(Path(__file__).with_name(f"{module}.py"))
+    return {"path": sys.executable, "args": ["-ISB", "-Xutf8", program, *words]}
 
 
 def _data_folder(sandbox: Sandbox) -> Path:
@@ -207,6 +221,11 @@ def _data_folder(sandbox: Sandbox) -> Path:
         except OSError:
             continue
     return fallback
+
+
+def _write_environment(path: Path, entries: tuple[bytes, ...]) -> None:
+    path.touch(mode=0o600)
+    path.write_bytes(b"".join(entry + b"\0" for entry in entries))
 
 
 def _write_machine_settings(folder: Path, found: dict[str, Any]) -> None:
