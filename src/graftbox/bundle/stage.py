@@ -75,7 +75,7 @@ def _add_wheel(content: Content, plan: Plan, origin: str, wheel: Path) -> tuple[
     """
     takes = plan.wheel_takes.get(origin.partition(" ")[0], ())
     for name, file in whl.nodes(wheel, origin):
-        if not takes:
+        if not takes and whl.is_used(name):
             _add(content, f"{plan.wheels}/{name}", replace(file, executable=False))
         for take in takes:
             if target := take.target(name):

@@ -15,6 +15,16 @@ from graftbox.errors import FormatError
 
 # RECORD lists files that an installer would have made.
 DROPPED = ("/RECORD", "/WHEEL", "/INSTALLER")
+UNUSED_FOLDERS = {"test", "tests"}
+UNUSED_FILES = (".c", ".cc", ".cpp", ".h", ".hpp", ".pxd", ".pxi", ".pyi", ".pyx")
+
+
+def is_used(name: str) -> bool:
+    """Whether a program may open the file: not the tests, type stubs and C sources of a package."""
+    top, *folders = name.split("/")[:-1] or [""]
+    if top.endswith(".dist-info"):
+        return True
+    return not UNUSED_FOLDERS & set(folders) and not name.endswith(UNUSED_FILES)
 
 
 def nodes(
