@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 120.0
 """The longest that a step takes."""
-GRACE_SECONDS = 2.0
+GRACE_SECONDS = 4.5
+"""Clients wait for five seconds longer than an action may take."""
 SCREENSHOTS = ".browser_screenshots"
 DOWNLOADS = ".downloads"
 DISABLED = "Browser functionality is not supported or disabled."
@@ -100,39 +101,48 @@ class Browsing:
         except TimeoutError:
             await self._drop(restart=True)
             raise BrowserError(TOO_LONG) from None
-        except GraftboxError as error:
-            if self._gym is not None and not self._gym.alive:
-                raise BrowserError(
-                    f"{await self._why(str(error))} It starts anew with the next action."
-                ) from error
-            raise
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            if self._gym is None or not self._gym.alive:
-                raise BrowserError(
-                    f"{await self._why(str(error))} It starts anew with the next action."
-                ) from error
+            if not self._usable:
+                raise BrowserError(await self._why(error)) from error
+            if isinstance(error, GraftboxError):
+                raise
             raise BrowserError(f"{type(error).__name__}: {error}") from error
         return step
 
-    async def _why(self, said: str) -> str:
+    @property
+    def _usable(self) -> bool:
+        """Whether the tabs are still there."""
+        gym, driver = self._gym, self._driver
+        living = gym is not None and gym.alive and driver is not None and driver.alive
+        return living and self.sandbox.browser.generation == self._generation
+
+    async def _why(self, error: Exception) -> str:
         """What has ended: Chromium, if it has, else Playwright's Node.js process."""
-        browser = self.sandbox.browser
+        browser, generation = self.sandbox.browser, self._generation
+        if self._gym is None:
+            await self._drop()
+            return f"The browser can't be used: {error}"
+        driver = self._driver
+        ended = driver is not None and not driver.alive
         await self._drop()
-        # The end of the process may be known a moment after that of its connections.
+        reason = "The process of Playwright, which drives the browser, has ended." if ended else None
+        # The end of a process may be known a moment after that of its connections.
         for _ in range(20):
-            if not browser.running or browser.generation != self._generation:
-                return browser.last_end or "Chromium has ended."
+            if reason is not None:
+                break
+            if not browser.running or browser.generation != generation:
+                reason = browser.last_end
             await asyncio.sleep(0.05)
-        return f"The connection to the browser has ended. {said}".strip()
+        return f"{reason or error} All tabs are gone; the next action begins with an empty one."
 
     async def _ready(self) -> tuple[Driver, Gym]:
         from graftbox.server.browser.driver import Driver
 
         browser = self.sandbox.browser
         if self._gym is not None and self._driver is not None:
-            if self._gym.alive and browser.generation == self._generation:
+            if self._usable:
                 return self._driver, self._gym
             await self._drop()
         driver = self._driver
@@ -208,8 +218,8 @@ class Browsing:
         self._downloaded += 1
         target = await self.sandbox.identity.call(self._copy, source, self._downloaded)
         return DownloadResult(
-            f"Execution of the previous action {text} resulted in a file download. The downloaded file is saved "
-            f"at location: {target}",
+            f"Execution of the previous action {text} resulted in a file download. "
+            f"The downloaded file is saved at location: {target}",
             target,
         )
 
@@ -294,8 +304,8 @@ def _tree(tree: str | None) -> str:
         return "\n[Error encountered when processing the accessibility tree: 'nodes']"
     return (
         "Accessibility tree of the COMPLETE webpage:\n"
-        "Note: [bid] is the unique alpha-numeric identifier at the beginning of lines for each element in the "
-        "AXTree. Always use bid to refer to elements in your actions.\n"
+        "Note: [bid] is the unique alpha-numeric identifier at the beginning of lines for each element in "
+        "the AXTree. Always use bid to refer to elements in your actions.\n"
         "============== BEGIN accessibility tree ==============\n"
         f"{tree}\n"
         "============== END accessibility tree ==============\n"

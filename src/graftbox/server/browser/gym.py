@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 ACTION_SECONDS = 100.0
 """The longest that an action may take, unless it has a limit of its own."""
 LOOK_SECONDS = 15.0
-"""A page that can't be looked at in this time is closed."""
+"""A page that can't be looked at in this time is given up, earlier where the step has less time left."""
+LOOK_LEAST_SECONDS = 2.0
 QUIET_SECONDS = 0.03
 SETTLE_SECONDS = 0.5
 """The effects of an action are waited for until the network is quiet, at most so long."""
 LOAD_MS = 3000
 DOWNLOAD_SECONDS = 60.0
+END_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Gym:
         self._history: dict[Page, None] = {}
         self._sessions: dict[Page, CDPSession] = {}
         self._crashed: set[Page] = set()
+        self._given_up: set[Page] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._requests: set[Request] = set()
         self._network = asyncio.Event()
         self._downloads: dict[str, _Download] = {}
@@ -95,6 +99,12 @@ class Gym:
         await self._receive_downloads()
 
     @property
+    def pages(self) -> list[Page]:
+        """The open tabs, in the order in which they were opened."""
+        assert self.context is not None
+        return [page for page in self.context.pages if page not in self._given_up]
+
+    @property
     def alive(self) -> bool:
         return self.browser.is_connected()
 
@@ -107,18 +117,22 @@ class Gym:
         assert self.context is not None
         error = ""
         self._finished.clear()
-        left = max(1.0, min(deadline - time.monotonic() - LOOK_SECONDS, ACTION_SECONDS))
+        left = deadline - time.monotonic()
+        left = min(left - min(LOOK_SECONDS, left / 4), ACTION_SECONDS)
         self.context.set_default_timeout(left * 1000)
         page = await self._current()
         crashed = ""
         try:
-            hand = Hand(page, self._activate, self.folder)
-            for call in parse(text):
-                await hand.do(call)
+            hand = Hand(page, self._activate, lambda: self.pages, self.folder)
+            # Playwright's own limits come first, as they say what was waited for.
+            async with asyncio.timeout(left + 0.5):
+                for call in parse(text):
+                    await hand.do(call)
         except asyncio.CancelledError:
             raise
         except Exception as failure:
-            error = f"{type(failure).__name__}: {failure}"
+            said = str(failure) or f"The actions took longer than {left:.0f} s."
+            error = f"{type(failure).__name__}: {said}"
         if not self.alive:
             raise BrowserError(f"The browser ended while the action ran. {error}".strip())
         await self._settle()
@@ -127,9 +141,10 @@ class Gym:
             crashed = f"The page {page.url} crashed, and its tab was closed."
         page = await self._current()
         try:
-            seen = await asyncio.wait_for(self._look(page), LOOK_SECONDS)
+            limit = min(LOOK_SECONDS, max(LOOK_LEAST_SECONDS, deadline - time.monotonic()))
+            seen = await asyncio.wait_for(self._look(page), limit)
         except TimeoutError:
-            await self._give_up(page)
+            self._give_up(page)
             raise PageError(
                 f"The page {page.url} does not answer, as its scripts keep it busy. Its tab was closed. "
                 f"{error}".strip()
@@ -146,7 +161,7 @@ class Gym:
 
     async def _told(self, page: Page, seen: Observation, error: str) -> Step:
         assert self.context is not None
-        pages = self.context.pages
+        pages = self.pages
         return Step(
             url=page.url,
             urls=[each.url for each in pages],
@@ -180,32 +195,32 @@ class Gym:
         self._history.pop(page, None)
         self._sessions.pop(page, None)
         self._crashed.discard(page)
+        self._given_up.discard(page)
 
     async def _current(self) -> Page:
         """The page that was used last, of those that are left; there is always one."""
         assert self.context is not None
         for page in list(self._crashed):
-            await self._give_up(page)
-        while self.page is None or self.page.is_closed() or self.page not in self.context.pages:
+            self._give_up(page)
+        while self.page is None or self.page.is_closed() or self.page not in self.pages:
             if self.page is not None:
                 self._history.pop(self.page, None)
             if self._history:
                 self.page = next(reversed(self._history))
-            elif self.context.pages:
-                self._activate(self.context.pages[-1])
+            elif self.pages:
+                self._activate(self.pages[-1])
             else:
                 self._activate(await self.context.new_page())
         return self.page
 
-    async def _give_up(self, page: Page) -> None:
+    def _give_up(self, page: Page) -> None:
+        """Have nothing more to do with a page; it goes as soon as it can."""
         self._crashed.discard(page)
         self._history.pop(page, None)
-        self._sessions.pop(page, None)
-        try:
-            await asyncio.wait_for(page.close(), 3.0)
-        except Exception as error:
-            if not page.is_closed():
-                raise BrowserError(f"The page {page.url} can't even be closed: {error}") from error
+        self._given_up.add(page)
+        task = asyncio.ensure_future(_end(page, self._sessions.pop(page, None)))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     # Waiting
 
@@ -270,6 +285,15 @@ class Gym:
             left = min(DOWNLOAD_SECONDS, max(0.1, deadline - time.monotonic() - LOOK_SECONDS))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.gather(*waiting), left)
+
+
+async def _end(page: Page, session: CDPSession | None) -> None:
+    """Close a page however busy it is: its process ends first."""
+    if session is not None:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(session.send("Page.crash"), END_SECONDS)
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(page.close(), END_SECONDS)
 
 
 def _page_is_closed(request: Request) -> bool:

@@ -22,12 +22,15 @@ Action = Callable[..., Awaitable[None]]
 
 class Hand:
     """Does calls one after the other. ``page`` is where it is: it follows the tabs that it opens and chooses
-    itself. ``activate`` is told of them; relative paths of files begin in ``folder``.
+    itself. ``activate`` is told of them, ``pages`` tells which there are; paths begin in ``folder``.
     """
 
-    def __init__(self, page: Page, activate: Callable[[Page], None], folder: str) -> None:
+    def __init__(
+        self, page: Page, activate: Callable[[Page], None], pages: Callable[[], list[Page]], folder: str
+    ) -> None:
         self.page = page
         self.activate = activate
+        self.pages = pages
         self.folder = folder
         self._actions = {**_plain(self), **_of_elements(self), **_of_tabs(self)}
         for name, function in self._actions.items():
@@ -152,10 +155,11 @@ def _of_tabs(hand: Hand) -> dict[str, Action]:
     async def tab_close() -> None:
         context = hand.page.context
         await hand.page.close()
-        hand.choose(context.pages[-1] if context.pages else await context.new_page())
+        pages = hand.pages()
+        hand.choose(pages[-1] if pages else await context.new_page())
 
     async def tab_focus(index: int) -> None:
-        page = hand.page.context.pages[index]
+        page = hand.pages()[index]
         await page.bring_to_front()
         hand.choose(page)
 

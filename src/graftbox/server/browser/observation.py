@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 VISIBILITY_MS = 1000
 TRIES = 5
+UNMARK_SECONDS = 1.0
 RETRY_SECONDS = 0.2
 _FRAME = re.compile(r"[a-z][a-zA-Z]*|")
 _DATA = re.compile(rf"{PREFIX}([a-zA-Z0-9]+)\s?(.*)", re.DOTALL)
@@ -67,7 +68,7 @@ async def _observe(page: Page, session: CDPSession) -> Observation:
     marks: dict[str, tuple[float, bool]] = {}
     frames = [page.main_frame]
     try:
-        focused = await _mark(page.main_frame, "", marks, frames)
+        focused = await _mark(page.main_frame, "", marks, frames, VISIBILITY_MS)
         picture, snapshot, tree = await asyncio.gather(
             session.send("Page.captureScreenshot", {"format": "png", "optimizeForSpeed": True}),
             session.send(
@@ -77,19 +78,22 @@ async def _observe(page: Page, session: CDPSession) -> Observation:
             _tree(session, alone=not page.main_frame.child_frames),
         )
     finally:
-        await asyncio.gather(*(_unmark(frame) for frame in frames), return_exceptions=True)
+        # A page that does not answer is not waited for: it may be why this is cancelled.
+        tasks = [asyncio.ensure_future(_unmark(frame)) for frame in frames]
+        await asyncio.wait(tasks, timeout=UNMARK_SECONDS)
     return Observation(tree, properties(snapshot, marks), snapshot, focused, picture["data"])
 
 
 async def _unmark(frame: Frame) -> None:
-    await frame.evaluate(UNMARK, PREFIX)
+    with contextlib.suppress(Exception):
+        await frame.evaluate(UNMARK, PREFIX)
 
 
 async def _mark(
-    frame: Frame, name: str, marks: dict[str, tuple[float, bool]], frames: list[Frame]
+    frame: Frame, name: str, marks: dict[str, tuple[float, bool]], frames: list[Frame], patience: int
 ) -> str | None:
     """Mark this frame and those in it; returns the id of what has the focus, "" for nothing."""
-    found = await frame.evaluate(MARK, [name, ATTRIBUTE, PREFIX, VISIBILITY_MS])
+    found = await frame.evaluate(MARK, [name, ATTRIBUTE, PREFIX, patience])
     for key, visible, marked in found["elements"]:
         marks[key] = (float(visible), marked)
     focused: str | None = found["focused"] if found["anything"] else ""
@@ -98,7 +102,9 @@ async def _mark(
         if key is None or not _FRAME.fullmatch(key):
             continue
         frames.append(child)
-        inner = await _mark(child, key, marks, frames)
+        # Of what is not to be seen, Chromium never tells how much is to be seen.
+        seen = patience if marks.get(key, (0.0, False))[0] else 0
+        inner = await _mark(child, key, marks, frames, seen)
         if key == focused:
             focused = inner
     return focused
