@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
 
-from graftbox.bundle import tgz
+from graftbox.bundle import rules, tgz
 from graftbox.bundle.download import Downloader, shown
 from graftbox.bundle.lock import LockedModule
 from graftbox.bundle.recipe import NpmPackage
@@ -27,14 +27,14 @@ from graftbox.errors import FormatError, NotFoundError, TransportError, UsageErr
 from graftbox.store import Store
 
 ACCEPT = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8"
-CPUS = {"amd64": "x64", "arm64": "arm64"}
+ALGORITHMS = ("sha512", "sha384", "sha256", "sha1")
 SHRINKWRAP = "npm-shrinkwrap.json"
 WORKERS = 8
 
 
 @dataclass(frozen=True)
 class Release:
-    """One version of a package, as a registry or a shrinkwrap names it."""
+    """One version of a package, as a registry or a shrinkwrap names it; ``integrity`` is one hash."""
 
     name: str
     version: str
@@ -68,7 +68,6 @@ class Resolver:
             LockedModule(
                 one.name,
                 one.version,
-                one.integrity,
                 *file,
                 tuple(sorted(places[one])),
                 tuple(sorted(members[one])),
@@ -81,7 +80,7 @@ class Resolver:
         release = self._release(wanted, version)
         yield wanted.name, release
         unmet = set(wanted.without)
-        _size, sha256 = self._fetched(release)
+        _integrity, _size, sha256 = self._fetched(release)
         files = [f"{tree}/{SHRINKWRAP}".lstrip("/") for tree in wanted.trees]
         path = self.store.blob_path(f"sha256:{sha256}")
         found = {name: file.data for name, file in tgz.nodes(path, wanted.name, files.__contains__)}
@@ -109,33 +108,45 @@ class Resolver:
         if facts is None:
             what = f"{wanted.name} {version or wanted.version}".strip()
             raise NotFoundError(f"No npm registry has {what}. Name another version in the recipe.")
-        return Release(wanted.name, str(version), str(facts["dist"].get("integrity", "")))
+        return Release(wanted.name, str(version), strongest(str(facts["dist"].get("integrity", ""))))
 
-    def _fetched(self, release: Release) -> tuple[int, str]:
-        """Size and sha256 of the package's file, which is in the store afterwards."""
+    def _fetched(self, release: Release) -> tuple[str, int, str]:
+        """Integrity, size and sha256 of the package's file, which is in the store afterwards."""
         known = self.known.get(release.integrity)
         if known and self.store.has(f"sha256:{known[1]}", known[0]):
-            return known
+            return release.integrity, *known
         failure: Exception | None = None
         entry = LockedModule(release.name, release.version, release.integrity, 0, "", (), ())
         for url in addresses(entry, self.sources, self.downloader):
             try:
-                self.known[release.integrity] = known = self._download(url, release)
-                return known
+                return self._download(url, release)
             except (NotFoundError, TransportError) as error:
                 failure = failure or error
         raise failure or NotFoundError(f"No npm registry has {release.name}.")
 
-    def _download(self, url: str, release: Release) -> tuple[int, str]:
+    def _download(self, url: str, release: Release) -> tuple[str, int, str]:
         document = self.downloader.read(url)
-        algorithm, _, expected = release.integrity.partition("-")
-        actual = base64.b64encode(hashlib.sha512(document.data).digest()).decode()
-        if algorithm != "sha512" or actual != expected:
+        algorithm = release.integrity.partition("-")[0]
+        if algorithm not in ALGORITHMS or integrity_of(document.data, algorithm) != release.integrity:
             raise VerificationError(
                 f"{shown(url)} is not what its registry or shrinkwrap promises, "
                 f"{release.integrity or 'nothing'}. Nothing was kept; use another registry (--npm-registry)."
             )
-        return len(document.data), self.store.put(document.data).removeprefix("sha256:")
+        sha256 = self.store.put(document.data).removeprefix("sha256:")
+        integrity = integrity_of(document.data, ALGORITHMS[0])
+        self.known[integrity] = self.known[release.integrity] = len(document.data), sha256
+        return integrity, len(document.data), sha256
+
+
+def integrity_of(data: bytes, algorithm: str) -> str:
+    """The hash of a file as npm writes it: ``sha512-`` and base64 (W3C, Subresource Integrity)."""
+    return f"{algorithm}-{base64.b64encode(hashlib.new(algorithm, data).digest()).decode()}"
+
+
+def strongest(integrity: str) -> str:
+    """The best hash of several that are separated by spaces; empty without one that we know."""
+    found = {word.partition("-")[0]: word for word in integrity.split()}
+    return next((found[algorithm] for algorithm in ALGORITHMS if algorithm in found), "")
 
 
 def addresses(entry: LockedModule, sources: Sources, downloader: Downloader) -> Iterator[str]:
@@ -211,7 +222,7 @@ def closure(
         name = str(facts.get("name") or place.rpartition("node_modules/")[2])
         if "integrity" not in facts or facts.get("link"):
             raise FormatError(f"A shrinkwrap takes {name} from elsewhere than a registry. Cut it.")
-        yield place, Release(name, str(facts["version"]), str(facts["integrity"]))
+        yield place, Release(name, str(facts["version"]), strongest(str(facts["integrity"])))
 
 
 def _resolved(packages: Mapping[str, Any], place: str, name: str) -> str | None:
@@ -226,5 +237,5 @@ def _resolved(packages: Mapping[str, Any], place: str, name: str) -> str | None:
 
 
 def _fits(facts: Mapping[str, Any], arch: str) -> bool:
-    wanted = {"os": "linux", "cpu": CPUS[arch], "libc": "glibc"}
+    wanted = {"os": "linux", "cpu": rules.CPUS[arch], "libc": "glibc"}
     return all(value in facts[key] for key, value in wanted.items() if facts.get(key))

@@ -1,6 +1,7 @@
 """A recipe's table ``[component.NAME.stage]``, parsed: which files of the packages go where.
 
-``{triplet}`` in a path stands for the architecture's library folder; destinations are below /openhands::
+``{triplet}`` in a source stands for the architecture's library folder, ``{cpu}`` in a source or destination
+for Node's name of it; destinations are below /openhands::
 
     [[take]]      from = "usr/bin/git"  to = "libexec/git"   # a file, or a folder, with only/except globs
     libraries     ["libnss_compat.so.2"]                     # opened by name at run time: no ELF file says it
@@ -154,9 +155,9 @@ def parse(table: Mapping[str, Any], arch: str) -> Plan:
 
     def take(entry: Mapping[str, Any]) -> Take:
         try:
-            source = entry["from"].replace("{triplet}", triplet)
+            source = entry["from"].replace("{triplet}", triplet).replace("{cpu}", rules.CPUS[arch])
             only, without = tuple(entry.get("only", ())), tuple(entry.get("except", ()))
-            return Take(source, entry["to"], only, without)
+            return Take(source, entry["to"].replace("{cpu}", rules.CPUS[arch]), only, without)
         except (KeyError, AttributeError) as error:
             raise UsageError(f"A take of a recipe's stage table needs from and to: {dict(entry)}.") from error
 
@@ -170,7 +171,7 @@ def parse(table: Mapping[str, Any], arch: str) -> Plan:
         native=native_modules.parse(table["native"]) if "native" in table else None,
         wheel_takes={name: tuple(map(take, rows)) for name, rows in table.get("from-wheel", {}).items()},
         folders=tuple(table.get("folders", ())),
-        links=table.get("links", {}),
+        links={path.replace("{cpu}", rules.CPUS[arch]): to for path, to in table.get("links", {}).items()},
         scripts=table.get("scripts", {}),
         files=table.get("files", {}),
     )
