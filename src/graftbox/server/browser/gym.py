@@ -33,6 +33,7 @@ SETTLE_SECONDS = 0.5
 LOAD_MS = 3000
 DOWNLOAD_SECONDS = 60.0
 END_SECONDS = 10.0
+_ERROR_PAGE = "location.protocol === 'chrome-error:' && document.readyState === 'complete'"
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ class Gym:
             error = f"{type(failure).__name__}: {said}"
         if not self.alive:
             raise BrowserError(f"The browser ended while the action ran. {error}".strip())
+        if "net::ERR_" in error and "net::ERR_ABORTED" not in error:
+            await _await_error_page(page)
         await self._settle()
         await self._await_downloads(deadline)
         if page in self._crashed:
@@ -285,6 +288,12 @@ class Gym:
             left = min(DOWNLOAD_SECONDS, max(0.1, deadline - time.monotonic() - LOOK_SECONDS))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.gather(*waiting), left)
+
+
+async def _await_error_page(page: Page) -> None:
+    """Have the page there with which Chromium says why there is no other: it comes behind the error."""
+    with contextlib.suppress(Exception):
+        await page.wait_for_function(_ERROR_PAGE, timeout=SETTLE_SECONDS * 1000)
 
 
 async def _end(page: Page, session: CDPSession | None) -> None:

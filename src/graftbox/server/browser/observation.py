@@ -223,7 +223,7 @@ def _places(snapshot: dict[str, Any]) -> dict[int, tuple[float, float]]:
         for node, child in zip(inner["index"], inner["value"], strict=True):
             parents[child] = (number, node)
             waiting.append(child)
-        left = top = 0.0
+        left = top = 0
         parent = parents[number]
         if parent is not None:
             layout = documents[parent[0]]["layout"]
