@@ -45,18 +45,22 @@ def components(enable_browser: bool) -> tuple[str, ...]:
     return () if enable_browser or "browser" not in names else tuple(n for n in names if n != "browser")
 
 
-def main(argv: Sequence[str] | None = None, program: str = "graftbox.runtime_build") -> int:
-    """Runs the command; returns the exit code."""
+def main(
+    argv: Sequence[str] | None = None,
+    program: str = "graftbox.runtime_build",
+    method: str | None = None,
+) -> int:
+    """Runs the command; returns the exit code. ``method`` is what is done where the options name none."""
     from graftbox.image.transports import Access
     from graftbox.store import Store
 
     options = parser(program).parse_args(argv)
-    method = options.method or ("copy" if options.extra_deps or options.build_folder else "graft")
+    usual = "copy" if options.extra_deps or options.build_folder else "graft"
     try:
         wanted = Wanted(
             base=options.base_image,
             access=Access(),
-            method=method,
+            method=options.method or method or usual,
             engine=options.engine,
             repository=os.environ.get("OH_RUNTIME_RUNTIME_IMAGE_REPO") or DEFAULT_REPOSITORY,
             components=components(options.enable_browser),

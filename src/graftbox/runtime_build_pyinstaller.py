@@ -1,7 +1,6 @@
 """``python -m graftbox.runtime_build_pyinstaller --base-image ubuntu:22.04``: as `graftbox.runtime_build`.
 
-Grafts by default, as that does: the bundle serves the same purpose as the binary. ``--method pyinstaller`` is
-the binary itself.
+Builds an image with the server as a PyInstaller binary, unless ``--method`` says another way.
 """
 
 from __future__ import annotations
@@ -11,4 +10,4 @@ import sys
 from graftbox.runtime_build import main
 
 if __name__ == "__main__":
-    sys.exit(main(program="graftbox.runtime_build_pyinstaller"))
+    sys.exit(main(program="graftbox.runtime_build_pyinstaller", method="pyinstaller"))

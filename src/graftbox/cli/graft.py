@@ -217,7 +217,13 @@ def as_image_bundle(manifest: BundleManifest) -> Bundle:
         for layer in manifest.layers
     ]
     return Bundle(
-        manifest.arch, manifest.digest, manifest.version, manifest.components, tuple(layers), manifest.lock
+        manifest.arch,
+        manifest.digest,
+        manifest.version,
+        manifest.components,
+        tuple(layers),
+        manifest.lock,
+        manifest.flavor,
     )
 
 

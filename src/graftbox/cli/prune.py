@@ -61,17 +61,17 @@ def prune(repo: str, dry_run: bool, access: Access, as_json: bool) -> None:
 
 
 @functools.lru_cache
-def _current(components: tuple[str, ...], arch: str, form: str) -> str | None:
+def _current(components: tuple[str, ...], arch: str, form: str, flavor: str) -> str | None:
     from graftbox.bundle import build
     from graftbox.errors import GraftboxError
 
     # Not known to this version: a component, an architecture, or zstd without its library.
     with contextlib.suppress(GraftboxError):
-        if found := build.current(arch, components, compression=form):
+        if found := build.current(arch, components, compression=form, flavor=flavor):
             return found.digest
     return None
 
 
-def current_bundle(components: Sequence[str], arch: str, form: str) -> str | None:
+def current_bundle(components: Sequence[str], arch: str, form: str, flavor: str) -> str | None:
     """The digest of the bundle that `graft` would use now for layers of this form, if it is built."""
-    return _current(tuple(components), arch, form)
+    return _current(tuple(components), arch, form, flavor)

@@ -7,9 +7,10 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from graftbox.errors import NotFoundError, TransportError, UnsupportedError
 from graftbox.store import Store
 
 if TYPE_CHECKING:
-    from graftbox.image.build_context import File
+    from graftbox.image.build_context import File, Link
     from graftbox.image.builders import Builder
     from graftbox.image.dockerfile import Image, Start
     from graftbox.image.graft import Bundle
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
 METHODS = ("graft", "copy", "install", "pyinstaller")
 REPOSITORY = "graftbox-runtime"
 BUNDLE_REPOSITORY = "graftbox-bundle"
-NO_BINARY = (
-    "There is no bundle of the pyinstaller flavour: this version's graftbox bundle build makes only the tree "
-    "flavour. Use --method copy or graft; they need nothing of the base image either."
-)
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,6 @@ def make(wanted: Wanted, store: Store) -> Made:
         raise UnsupportedError(
             "A graft runs nothing in the image, so it takes no --extra-deps; use --method copy."
         )
-    if wanted.method == "pyinstaller":
-        raise UnsupportedError(NO_BINARY)
     base = parse(wanted.base)
     builder = None if wanted.folder is not None else Builder(wanted.engine)
     bundle = bundle_for(wanted, store)
@@ -125,7 +120,8 @@ def bundle_for(wanted: Wanted, store: Store) -> Bundle:
     if wanted.method == "install":
         bundle = _installed(arch, wanted.components)
     else:
-        bundle = bundles(wanted.components, f"linux/{arch}", store)[arch]
+        flavor = "pyinstaller" if wanted.method == "pyinstaller" else "tree"
+        bundle = bundles(wanted.components, f"linux/{arch}", store, flavor=flavor)[arch]
     if wanted.extra_deps:
         # What else is run in the image decides what it is.
         extra = BundleLayer("extra-deps", "extra-deps", "", _digest(wanted.extra_deps.encode()), 0, 0)
@@ -237,9 +233,11 @@ def _build(
 
     image = image_facts(base, wanted, bundle)
     start = None
-    files: dict[str, File] = {}
+    files: Mapping[str, File | Link] = {}
     if wanted.method == "copy":
         text = dockerfile.copy(image, _bundle_image(bundle, wanted, builder, store))
+    elif wanted.method == "pyinstaller":
+        text, files = dockerfile.pyinstaller(image), binary_files(wanted, store)
     else:
         start = Start.SCRATCH if wanted.force else _start(names, builder)
         built_on = {Start.LOCK: names[1], Start.VERSIONED: names[2]}.get(start)
@@ -266,6 +264,22 @@ def install_files(wanted: Wanted) -> dict[str, File]:
     from graftbox.image.build_context import File
 
     return {"requirements.txt": File(requirements(wanted.components)), **server_files()}
+
+
+def binary_files(wanted: Wanted, store: Store) -> dict[str, File | Link]:
+    """``openhands/…``: the bundle of the flavour pyinstaller, for this machine's architecture."""
+    from graftbox.cli.bases import bundle_tree
+    from graftbox.image.build_context import File, Link
+
+    top = bundle_tree(wanted.components, store, "pyinstaller")
+    found: dict[str, File | Link] = {}
+    for path in sorted((top / "openhands").rglob("*")):
+        name = path.relative_to(top).as_posix()
+        if path.is_symlink():
+            found[name] = Link(str(path.readlink()))
+        elif path.is_file():
+            found[name] = File(path, executable=os.access(path, os.X_OK))
+    return found
 
 
 def bundle_name(bundle: Bundle) -> str:
@@ -303,9 +317,11 @@ def _write_folder(
     from graftbox.image.reference import image_name
 
     image = image_facts(base, wanted, bundle)
-    files: dict[str, File] = {}
+    files: dict[str, File | Link] = {}
     if wanted.method == "install":
-        text, files = dockerfile.install(image, Start.SCRATCH), install_files(wanted)
+        text, files = dockerfile.install(image, Start.SCRATCH), {**install_files(wanted)}
+    elif wanted.method == "pyinstaller":
+        text, files = dockerfile.pyinstaller(image), binary_files(wanted, store)
     elif wanted.bundle_image:
         text = dockerfile.copy(image, str(image_name(wanted.bundle_image)))
     else:

@@ -19,7 +19,14 @@ class File:
     executable: bool = False
 
 
-def write(folder: Path, dockerfile: str, files: Mapping[str, File]) -> None:
+@dataclass(frozen=True)
+class Link:
+    """A symbolic link of a context."""
+
+    target: str
+
+
+def write(folder: Path, dockerfile: str, files: Mapping[str, File | Link]) -> None:
     """Fills ``folder``, made if missing. Top-level entries that we write are replaced, others stay."""
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,14 +43,17 @@ def write(folder: Path, dockerfile: str, files: Mapping[str, File]) -> None:
 
 def _remove_ours(folder: Path) -> None:
     """Deletes a folder that an earlier call has written; one that holds something else is not ours."""
-    if not (folder / "code" / "graftbox").is_dir():
+    if not any((folder / "code" / name).is_dir() for name in ("graftbox", "server")):
         raise StorageError(f"{folder} is in the way and not graftbox's. Move it, or choose another folder.")
     shutil.rmtree(folder)
 
 
-def _write(path: Path, file: File) -> None:
+def _write(path: Path, file: File | Link) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
+    if isinstance(file, Link):
+        path.symlink_to(file.target)
+        return
     if isinstance(file.content, bytes):
         path.write_bytes(file.content)
     else:

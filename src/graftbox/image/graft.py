@@ -37,7 +37,8 @@ BUNDLE = "io.graftbox.bundle"
 COMPONENTS = "io.graftbox.components"
 LAYERS = "io.graftbox.layers"
 VERSION = "io.graftbox.version"
-OWN_LABELS = (BASE_ENTRYPOINT, BASE_CMD, BASE_USER, BUNDLE, COMPONENTS, LAYERS, VERSION)
+FLAVOR = "io.graftbox.flavor"
+OWN_LABELS = (BASE_ENTRYPOINT, BASE_CMD, BASE_USER, BUNDLE, COMPONENTS, FLAVOR, LAYERS, VERSION)
 ANNOTATIONS = (BASE_NAME, BASE_DIGEST, BUNDLE, VERSION)
 """The labels that the manifest has too: enough to find an image's base, and whether it is up to date."""
 
@@ -76,6 +77,8 @@ class Bundle:
     layers: tuple[BundleLayer, ...]
     lock: str = ""
     """Digest of the lock that it was made from."""
+    flavor: str = "tree"
+    """``tree``, or ``pyinstaller``: the server as one binary."""
 
     @property
     def is_oci_only(self) -> bool:
@@ -199,6 +202,8 @@ def _process(
         LAYERS: ",".join(layer.diff_id for layer in bundle.layers),
         VERSION: bundle.version,
     }
+    if bundle.flavor != Bundle.flavor:
+        kept[FLAVOR] = bundle.flavor
     if digest:
         kept[BASE_DIGEST] = digest
     if options.user is not None:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 from graftbox.errors import FormatError, GraftboxError, NotFoundError, UnsupportedError
 from graftbox.image.blob import read
 from graftbox.image.connection import Connection, Registries
-from graftbox.image.graft import BUNDLE, COMPONENTS, VERSION
+from graftbox.image.graft import BUNDLE, COMPONENTS, FLAVOR, VERSION, Bundle
 from graftbox.image.manifest import Document, parse_object
 from graftbox.image.platforms import platforms
 from graftbox.image.reference import ImageName
@@ -29,8 +29,9 @@ TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 
 _NEXT = re.compile(r'<[^>]*\?([^>]*)>\s*;\s*rel="?next')
 
-Current = Callable[[Sequence[str], str, str], str | None]
-"""(components, architecture, form of layers) -> the digest of today's such bundle, if it is built here."""
+Current = Callable[[Sequence[str], str, str, str], str | None]
+"""(components, architecture, form of layers, flavour) -> the digest of today's such bundle, if it is built
+here."""
 ATTACHED = ("", ".sig", ".att", ".sbom")
 """How the fallback tag of what is attached to an image goes on: as the spec says, and as cosign writes."""
 
@@ -57,6 +58,7 @@ class _Facts:
     arch: str
     form: str
     digest: str
+    flavor: str
 
 
 def tags(registries: Registries, name: ImageName) -> Iterator[str]:
@@ -123,7 +125,13 @@ def _labels(source: RegistrySource, manifest: Document) -> _Facts:
     components = tuple(str(labels.get(COMPONENTS, "")).split(","))
     arch = str(config.get("architecture"))
     return _Facts(
-        str(labels.get(VERSION)), labels[BUNDLE], components, arch, _form(manifest), manifest.digest
+        str(labels.get(VERSION)),
+        labels[BUNDLE],
+        components,
+        arch,
+        _form(manifest),
+        manifest.digest,
+        str(labels.get(FLAVOR, Bundle.flavor)),
     )
 
 
@@ -140,7 +148,7 @@ def _judged(found: list[_Facts], version: str, current: Current) -> tuple[bool, 
     for facts in found:
         if facts.version != version:
             return True, f"made by graftbox {facts.version}"
-        today = current(facts.components, facts.arch, facts.form)
+        today = current(facts.components, facts.arch, facts.form, facts.flavor)
         if not today:
             names = f"{', '.join(facts.components)} for {facts.arch}, with {facts.form} layers,"
             return False, f"today's bundle of {names} is not built here, so nobody can tell"

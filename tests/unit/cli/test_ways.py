@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from graftbox import runtime_build
+from graftbox.cli import bases
 from graftbox.cli import graft as graft_command
 from graftbox.cli.dockerfile import dockerfile
 from graftbox.cli.image import image
-from graftbox.cli.ways import NO_BINARY, requirements, server_files
+from graftbox.cli.ways import Made, Wanted, requirements, server_files
 from graftbox.errors import UnsupportedError, UsageError
 from graftbox.image.graft import Bundle
 from graftbox.image.platforms import machine_architecture
@@ -28,7 +29,7 @@ def built(monkeypatch: pytest.MonkeyPatch, store: Store, bundle: Bundle, arm_bun
     arch = machine_architecture()
     ours = arm_bundle if arch == "arm64" else bundle
     monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
-    monkeypatch.setattr(graft_command, "bundles", lambda *_: {arch: ours})
+    monkeypatch.setattr(graft_command, "bundles", lambda *_, **__: {arch: ours})
     return ours
 
 
@@ -84,9 +85,7 @@ def test_extra_commands_change_the_tags_but_not_the_bundle(tmp_path: Path) -> No
     assert tags("--method", "install")[1] not in {plain[1], extra[1]}
 
 
-def test_what_is_not_there_yet_is_said() -> None:
-    with pytest.raises(UnsupportedError, match="pyinstaller flavour"):
-        run(image, "build", "scratch", "--method", "pyinstaller")
+def test_what_cannot_be_built_is_said() -> None:
     with pytest.raises(UnsupportedError, match="--method copy"):
         run(image, "build", "scratch", "--extra-deps", "true")
     with pytest.raises(UsageError, match="docker load"):
@@ -126,5 +125,41 @@ def test_both_entry_points_explain_themselves_and_their_errors(capsys: pytest.Ca
         assert f"python -m graftbox.{module}" in done.stdout
         assert "--base_image" in done.stdout
     assert runtime_build.main(["--base-image", "Ubuntu"]) == 2
-    assert runtime_build.main(["--base-image", "scratch", "--method", "pyinstaller"]) == 1
-    assert NO_BINARY in capsys.readouterr().err
+    assert runtime_build.main(["--base-image", "scratch", "--extra-deps", "true", "--method", "graft"]) == 1
+    assert "--method copy" in capsys.readouterr().err
+
+
+def test_a_binary_is_copied_with_its_links_and_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = tmp_path / "tree"
+    (top / "openhands/code/server").mkdir(parents=True)
+    (top / "openhands/bin").mkdir()
+    program = top / "openhands/code/server/action-execution-server"
+    program.write_text("ELF")
+    program.chmod(0o755)
+    (top / "openhands/code/server/data").write_text("of the program")
+    (top / "openhands/bin/action-execution-server").symlink_to("../code/server/action-execution-server")
+    monkeypatch.setattr(bases, "bundle_tree", lambda components, store, flavor: top)
+    folder = tmp_path / "context"
+    for _ in range(2):  # a folder that we have written is written again
+        run(image, "build", "scratch", "--method", "pyinstaller", "--build-folder", str(folder))
+    assert "COPY openhands /openhands" in (folder / "Dockerfile").read_text()
+    link = folder / "openhands/bin/action-execution-server"
+    assert link.is_symlink()
+    assert link.read_text() == "ELF"
+    assert link.stat().st_mode & 0o111
+    assert not (folder / "openhands/code/server/data").stat().st_mode & 0o111
+
+
+def test_the_script_for_binaries_makes_one_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def make(wanted: Wanted, store: Store) -> Made:
+        asked.append(wanted.method)
+        return Made("image", "made", wanted.method, ())
+
+    monkeypatch.setattr(runtime_build, "make", make)
+    assert runtime_build.main(["--base-image", "scratch"]) == 0
+    assert runtime_build.main(["--base-image", "scratch"], method="pyinstaller") == 0
+    assert asked == ["graft", "pyinstaller"]
