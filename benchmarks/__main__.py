@@ -1,5 +1,7 @@
 """Measures everything in one run and prints Markdown tables; ``--readme`` also writes them into README.md.
 
+Tables of sections that were not measured stay there.
+
 python -m benchmarks [--readme] [SECTION ...]
 """
 
@@ -11,7 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -137,21 +139,30 @@ def main(arguments: list[str]) -> None:
     names = [name for name in arguments if not name.startswith("-")] or list(SECTIONS)
     if unknown := set(names) - set(SECTIONS):
         sys.exit(f"no section is called {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    tables = []
-    for text in _measured(names):
-        tables.append(text)
-        print(tables[-1], flush=True)
+    tables: dict[str, str] = {}
+    for title, text in _measured(names):
+        tables[title] = text
+        print(text, flush=True)
     if "--readme" in arguments:
-        written = re.sub(
-            r"(<!-- benchmarks -->\n).*(<!-- /benchmarks -->)",
-            lambda match: match[1] + "\n".join(tables) + match[2],
-            README.read_text(),
-            flags=re.DOTALL,
-        )
-        README.write_text(written)
+        readme = README.read_text()
+        start, end = (readme.index(mark) for mark in ("<!-- benchmarks -->\n", "<!-- /benchmarks -->"))
+        start += len("<!-- benchmarks -->\n")
+        README.write_text(readme[:start] + renewed(readme[start:end], tables) + readme[end:])
 
 
-def _measured(names: list[str]) -> Iterator[str]:
+def renewed(text: str, tables: Mapping[str, str]) -> str:
+    """The tables of ``text``, those of ``tables`` in place of the ones with the same titles, or behind."""
+    old: dict[str, str] = {}
+    for part in re.split(r"(?m)^(?=### )", text):
+        if part.strip():
+            # A section may have several tables: "### Title" and "### Title: what".
+            title = part.splitlines()[0].removeprefix("### ").partition(":")[0]
+            old[title] = old.get(title, "") + part
+    return "\n".join(part.rstrip("\n") + "\n" for part in (old | dict(tables)).values())
+
+
+def _measured(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Titles and tables."""
     with tempfile.TemporaryDirectory(prefix="graftbox-bench-") as name, contextlib.ExitStack() as stack:
         machine = Machine(Path(name), stack)
         for key, section in SECTIONS.items():
@@ -162,7 +173,7 @@ def _measured(names: list[str]) -> Iterator[str]:
             except LookupError as error:
                 print(f"{section.title}: left out, as this is missing: {error.args[0]}", file=sys.stderr)
                 continue
-            yield section.table(section.title, section.figures(*needed))
+            yield section.title, section.table(section.title, section.figures(*needed))
 
 
 if __name__ == "__main__":
