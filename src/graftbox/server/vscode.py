@@ -193,7 +193,7 @@ def terminals(sandbox: Sandbox, place: Path) -> dict[str, Any]:
     attach = bundled("oh-attach")
     words = ("--socket", str(place / "tmux"))
     profiles["agent"] = {"path": attach, "args": list(words)} if attach else _profile("attach", *words)
-    profiles["agent"]["icon"] = "eye"
+    profiles["agent"] |= {"icon": "eye", "overrideName": True}
     return found
 
 
