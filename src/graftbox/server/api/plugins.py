@@ -31,6 +31,7 @@ async def start(request: Request) -> Response:
 
 
 async def stop(request: Request) -> Response:
+    request.arguments({})
     plugin = await _plugin(request)
     await plugin.stop()
     return answer(_shown(request.sandbox, plugin))
