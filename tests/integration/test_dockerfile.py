@@ -21,7 +21,7 @@ from graftbox.cli import graft as graft_command
 from graftbox.cli.ways import Wanted, make
 from graftbox.errors import TransportError
 from graftbox.image.bundle_image import push_bundle
-from graftbox.image.graft import BASE_NAME, SERVER, Bundle
+from graftbox.image.graft import BASE_LABELS, BASE_NAME, SERVER, Bundle
 from graftbox.image.place import graft_image
 from graftbox.image.platforms import machine_architecture
 from graftbox.image.reference import parse
@@ -35,7 +35,7 @@ def built(monkeypatch: pytest.MonkeyPatch, store: Store, bundle: Bundle, arm_bun
     arch = machine_architecture()
     ours = arm_bundle if arch == "arm64" else bundle
     monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
-    monkeypatch.setattr(graft_command, "bundles", lambda *_: {arch: ours})
+    monkeypatch.setattr(graft_command, "bundles", lambda *_, **__: {arch: ours})
     return ours
 
 
@@ -119,6 +119,24 @@ def test_a_build_folder_builds_without_graftbox(
     assert len(layers) == 1 + len(built.layers)
     said = dockerd("run", "--rm", "--entrypoint", "ls", f"{repository}:folder", "/openhands")
     assert said.split() == ["core", "server"]
+
+
+def test_a_copy_keeps_the_entrypoint_as_a_graft_does(
+    base: str, built: Bundle, repository: str, dockerd: Docker, store: Store
+) -> None:
+    images = []
+    for method in ("copy", "graft"):
+        asked = Wanted(
+            base, Access(), method, repository=f"{repository}-{method}", keep_entrypoint=True, user="7"
+        )
+        images.append(shown(dockerd, make(asked, store).image)["Config"])
+        dockerd("rmi", "--force", *dockerd("images", "-q", asked.repository).split(), check=False)
+    copied, grafted = images
+    assert copied["Entrypoint"] == grafted["Entrypoint"]
+    assert copied["Cmd"] == grafted["Cmd"]
+    assert copied["User"] == grafted["User"] == "7"
+    for name in BASE_LABELS:
+        assert copied["Labels"][name] == grafted["Labels"][name]
 
 
 def test_a_pushed_bundle_is_copied_from_its_registry(

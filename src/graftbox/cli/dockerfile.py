@@ -20,6 +20,9 @@ import click
 )
 @click.option("--platform", help="Such as linux/arm64 (default: this machine's).")
 @click.option("--user", help="The runtime image's user instead of the base's.")
+@click.option(
+    "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a child; reads the base."
+)
 @click.option("--extra-deps", metavar="COMMAND", help="A shell command that is run in the image too.")
 def dockerfile(
     base: str,
@@ -28,13 +31,15 @@ def dockerfile(
     components: tuple[str, ...],
     platform: str | None,
     user: str | None,
+    keep_entrypoint: bool,
     extra_deps: str | None,
 ) -> None:
-    """Print a Dockerfile that makes a runtime image of BASE, which is not looked at.
+    """Print a Dockerfile that makes a runtime image of BASE, which is looked at only to keep its entrypoint.
 
     copy takes /openhands out of the bundle's image (graftbox bundle push). install and pyinstaller need
     files beside the Dockerfile: graftbox image build --build-folder writes them too.
     """
+    from graftbox.cli.beginning import beginning
     from graftbox.cli.ways import Wanted, bundle_for, bundle_name, image_facts
     from graftbox.image import dockerfile as render
     from graftbox.image.reference import image_name, parse
@@ -44,17 +49,24 @@ def dockerfile(
     reference = parse(base)
     render.from_name(reference)
     wanted = Wanted(
-        base, Access(), method, components=components, platform=platform, user=user, extra_deps=extra_deps
+        base,
+        Access(),
+        method,
+        components=components,
+        platform=platform,
+        user=user,
+        keep_entrypoint=keep_entrypoint,
+        extra_deps=extra_deps,
     )
+    begins = beginning(reference, None, wanted, Store()) if keep_entrypoint else None
     if method == "pyinstaller":
-        text = render.pyinstaller(image_facts(reference, wanted, None))
+        text = render.pyinstaller(image_facts(reference, wanted, None, begins))
     elif method == "install":
-        text = render.install(
-            image_facts(reference, wanted, bundle_for(wanted, Store())), render.Start.SCRATCH
-        )
+        image = image_facts(reference, wanted, bundle_for(wanted, Store()), begins)
+        text = render.install(image, render.Start.SCRATCH)
     elif bundle_image:
-        text = render.copy(image_facts(reference, wanted, None), str(image_name(bundle_image)))
+        text = render.copy(image_facts(reference, wanted, None, begins), str(image_name(bundle_image)))
     else:
         bundle = bundle_for(wanted, Store())
-        text = render.copy(image_facts(reference, wanted, bundle), bundle_name(bundle))
+        text = render.copy(image_facts(reference, wanted, bundle, begins), bundle_name(bundle))
     click.echo(text, nl=False)

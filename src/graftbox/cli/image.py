@@ -33,6 +33,9 @@ def image() -> None:
 )
 @click.option("--platform", help="Such as linux/arm64 (default: this machine's).")
 @click.option("--user", help="The runtime image's user instead of the base's.")
+@click.option(
+    "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."
+)
 @click.option("--extra-deps", metavar="COMMAND", help="A shell command that is run in the image too.")
 @click.option("--bundle-image", metavar="REF", help="With copy: a bundle that was pushed before.")
 @click.option(
@@ -54,6 +57,7 @@ def build(
     components: tuple[str, ...],
     platform: str | None,
     user: str | None,
+    keep_entrypoint: bool,
     extra_deps: str | None,
     bundle_image: str | None,
     folder: Path | None,
@@ -79,6 +83,7 @@ def build(
         components=components,
         platform=platform,
         user=user,
+        keep_entrypoint=keep_entrypoint,
         extra_deps=extra_deps,
         bundle_image=bundle_image,
         options=options,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graftbox.cli.status import say
 from graftbox.errors import NotFoundError, TransportError, UnsupportedError
@@ -45,6 +45,7 @@ class Wanted:
     components: tuple[str, ...] = ()
     platform: str | None = None
     user: str | None = None
+    keep_entrypoint: bool = False
     extra_deps: str | None = None
     bundle_image: str | None = None
     options: tuple[str, ...] = ()
@@ -205,33 +206,48 @@ def _tags(base: Reference, bundle: Bundle, wanted: Wanted, builder: Builder | No
 def _choice(bundle: Bundle, wanted: Wanted) -> Choice:
     from graftbox.image.tags import Choice
 
-    return Choice({bundle.arch: bundle}, user=wanted.user, platform=wanted.platform)
+    return Choice({bundle.arch: bundle}, wanted.user, wanted.keep_entrypoint, wanted.platform)
 
 
 # --- building ---
 
 
-def image_facts(base: Reference, wanted: Wanted, bundle: Bundle | None) -> Image:
-    """What the Dockerfile says beside the way itself. ``bundle`` None: only its builder will know which."""
+def image_facts(
+    base: Reference, wanted: Wanted, bundle: Bundle | None, begins: Mapping[str, Any] | None = None
+) -> Image:
+    """What the Dockerfile says beside the way itself. ``bundle`` None: only its builder will know which.
+
+    ``begins`` is what `beginning` found; without it nothing is said of the base but its name.
+    """
     from graftbox import __version__
     from graftbox.image.dockerfile import METHOD, Image, from_name
-    from graftbox.image.graft import BASE_NAME, BUNDLE, COMPONENTS, VERSION
+    from graftbox.image.graft import BASE_LABELS, BASE_NAME, BUNDLE, COMPONENTS, SERVER, VERSION
 
-    labels = {BASE_NAME: base.portable, VERSION: __version__, METHOD: wanted.method}
+    begins = begins or {}
+    labels = {name: value for name, value in begins.get("Labels", {}).items() if name in BASE_LABELS}
+    labels = {BASE_NAME: base.portable, **labels, VERSION: __version__, METHOD: wanted.method}
     if bundle is not None:
         labels[COMPONENTS] = ",".join(bundle.components)
         if wanted.method != "install":
             labels[BUNDLE] = bundle.digest
-    return Image(from_name(base), labels, wanted.user, wanted.extra_deps)
+    return Image(
+        from_name(base),
+        labels,
+        wanted.user,
+        wanted.extra_deps,
+        begins.get("Entrypoint") or tuple(SERVER),
+        begins.get("Cmd") or (),
+    )
 
 
 def _build(
     base: Reference, bundle: Bundle, names: list[str], wanted: Wanted, builder: Builder, store: Store
 ) -> Start | None:
+    from graftbox.cli.beginning import beginning
     from graftbox.image import build_context, dockerfile
     from graftbox.image.dockerfile import Start
 
-    image = image_facts(base, wanted, bundle)
+    image = image_facts(base, wanted, bundle, beginning(base, bundle, wanted, store))
     start = None
     files: Mapping[str, File | Link] = {}
     if wanted.method == "copy":
@@ -311,12 +327,13 @@ def _write_folder(
     folder: Path, base: Reference, bundle: Bundle, wanted: Wanted, tags: Tags, store: Store
 ) -> None:
     """The context, ``tags.json``, and ``config.sh`` as the scripts of OpenHands read it."""
+    from graftbox.cli.beginning import beginning
     from graftbox.image import build_context, dockerfile
     from graftbox.image.build_context import File
     from graftbox.image.dockerfile import Start
     from graftbox.image.reference import image_name
 
-    image = image_facts(base, wanted, bundle)
+    image = image_facts(base, wanted, bundle, beginning(base, bundle, wanted, store))
     files: dict[str, File | Link] = {}
     if wanted.method == "install":
         text, files = dockerfile.install(image, Start.SCRATCH), {**install_files(wanted)}
@@ -352,6 +369,7 @@ def _graft(
         bundles={bundle.arch: bundle},
         store=store,
         user=wanted.user,
+        keep_entrypoint=wanted.keep_entrypoint,
         platform=wanted.platform,
         access=wanted.access,
         progress=say,

@@ -42,6 +42,8 @@ class Image:
     labels: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
     extra_deps: str | None = None
+    entrypoint: Sequence[str] = tuple(SERVER)
+    cmd: Sequence[str] = ()
 
 
 def from_name(base: Reference) -> str:
@@ -151,7 +153,9 @@ def _ending(image: Image) -> list[str]:
     if image.labels:
         labels = [f"{name}={quoted(value)}" for name, value in sorted(image.labels.items())]
         lines += ["", "LABEL " + " \\\n      ".join(labels)]
-    return [*lines, f"ENTRYPOINT {json.dumps(list(SERVER))}"]
+    lines.append(f"ENTRYPOINT {json.dumps(list(image.entrypoint))}")
+    # After ENTRYPOINT, which makes builders forget the base's own.
+    return [*lines, f"CMD {json.dumps(list(image.cmd))}"] if image.cmd else lines
 
 
 def quoted(text: str) -> str:

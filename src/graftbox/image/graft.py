@@ -39,6 +39,8 @@ LAYERS = "io.graftbox.layers"
 VERSION = "io.graftbox.version"
 FLAVOR = "io.graftbox.flavor"
 OWN_LABELS = (BASE_ENTRYPOINT, BASE_CMD, BASE_USER, BUNDLE, COMPONENTS, FLAVOR, LAYERS, VERSION)
+BASE_LABELS = (BASE_NAME, BASE_DIGEST, BASE_ENTRYPOINT, BASE_CMD, BASE_USER)
+"""What is recorded of the base."""
 ANNOTATIONS = (BASE_NAME, BASE_DIGEST, BUNDLE, VERSION)
 """The labels that the manifest has too: enough to find an image's base, and whether it is up to date."""
 
