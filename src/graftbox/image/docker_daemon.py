@@ -11,17 +11,16 @@ import contextlib
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
+from graftbox import __version__
 from graftbox.errors import ConfigurationError, NotFoundError, TransportError, UnsupportedError
 from graftbox.image.archive import Archive, DockerArchiveSource, OciArchiveSource
 from graftbox.image.archive_target import engine_archive
 from graftbox.image.blob import Blob, Source
+from graftbox.image.channel import Content
 from graftbox.image.manifest import (
     DOCKER_CONFIG,
     DOCKER_LAYER,
@@ -30,10 +29,14 @@ from graftbox.image.manifest import (
     Document,
     serialise,
 )
+from graftbox.image.pool import BREAKS, Pool, Response
 from graftbox.image.reference import ImageName
+from graftbox.image.stream import UnreachableError
 from graftbox.store import Store, storage_errors
 
 SOCKET = "/var/run/docker.sock"
+PATIENCE = 300.0
+"""Seconds; Docker answers only when it has unpacked what it was given."""
 _MISSING = re.compile(r"blobs/sha256/([0-9a-f]{64}): no such file")
 _CONFIG_FACTS = ("architecture", "os", "variant", "created", "author", "config")
 
@@ -44,30 +47,15 @@ class Daemon:
     def __init__(self, host: str | None = None) -> None:
         self.host = host or os.environ.get("DOCKER_HOST") or f"unix://{SOCKET}"
         kind, _, rest = self.host.partition("://")
-        timeout = httpx2.Timeout(300.0, connect=5.0)
-        if kind == "unix":
-            self._probe(rest)
-            transport = httpx2.HTTPTransport(uds=rest, verify=False)
-            self._client = httpx2.Client(
-                transport=transport, base_url="http://docker", timeout=timeout, trust_env=False
-            )
-        elif kind in {"tcp", "http"} and not os.environ.get("DOCKER_TLS_VERIFY"):
-            self._client = httpx2.Client(
-                base_url=f"http://{rest}", timeout=timeout, trust_env=False, verify=False
-            )
-        else:
+        if kind not in {"unix", "tcp", "http"} or (kind != "unix" and os.environ.get("DOCKER_TLS_VERIFY")):
             raise ConfigurationError(
                 f"graftbox reaches Docker through unix:// and tcp:// without TLS, not {self.host}. Forward "
                 "its socket (ssh -L /tmp/docker.sock:/var/run/docker.sock HOST) and set DOCKER_HOST to it."
             )
-
-    def _probe(self, path: str) -> None:
-        # httpx2 leaves its socket open where a Unix socket refuses it.
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except OSError as error:
-                raise self._unreachable(error) from error
+        self._address = "http://docker" if kind == "unix" else f"http://{rest}"
+        socket = rest if kind == "unix" else ""
+        self._pool = Pool(None, f"graftbox/{__version__}", 2, False, socket=socket, patience=PATIENCE)
+        self._in_containerd: bool | None = None
 
     def _unreachable(self, error: Exception) -> TransportError:
         return TransportError(
@@ -77,12 +65,20 @@ class Daemon:
 
     def get(self, path: str) -> Any:
         """The parsed answer of a GET, or None if there is no such thing."""
-        with self.in_words():
-            response = self._client.get(path)
+        response = self._asked("GET", path)
         if response.status_code == 404:
             return None
         self._check(response)
         return response.json()
+
+    def _asked(self, method: str, path: str, content: Content = None, **headers: str) -> Response:
+        with self.in_words():
+            response = self._pool.send(method, self._address + path, headers, content)
+            try:
+                response.content = b"".join(response.pieces())
+            finally:
+                response.close()
+        return response
 
     def inspect(self, name: ImageName) -> dict[str, Any]:
         """``docker image inspect``; `NotFoundError` if the daemon has no such image."""
@@ -96,29 +92,26 @@ class Daemon:
 
     def uses_containerd_store(self) -> bool:
         """Whether images are kept by containerd, which needs every layer of an image it loads."""
-        info = self.get("/info") or {}
-        return "io.containerd" in json.dumps(info.get("DriverStatus") or [])
+        if self._in_containerd is None:
+            info = self.get("/info") or {}
+            self._in_containerd = "io.containerd" in json.dumps(info.get("DriverStatus") or [])
+        return self._in_containerd
 
     def save(self, name: ImageName, path: Path) -> None:
         """``docker save`` into ``path``."""
-        with (
-            self.in_words(),
-            self._client.stream("GET", f"/images/{name.familiar}/get") as response,
-            path.open("wb") as file,
-        ):
-            self._check(response)
-            for chunk in response.iter_raw(1 << 20):
-                file.write(chunk)
+        with self.in_words(), path.open("wb") as file:
+            response = self._pool.send("GET", f"{self._address}/images/{name.familiar}/get", {}, None)
+            with contextlib.closing(response):
+                if not response.is_success:
+                    response.content = b"".join(response.pieces())
+                self._check(response)
+                for chunk in response.pieces():
+                    file.write(chunk)
 
     def load(self, archive: Iterator[bytes]) -> str | None:
         """``docker load`` of a stream; returns the daemon's complaint, or None if it was content."""
-        with self.in_words():
-            response = self._client.post(
-                "/images/load",
-                params={"quiet": "1"},
-                content=archive,
-                headers={"Content-Type": "application/x-tar"},
-            )
+        chunked = {"Content-Type": "application/x-tar", "Transfer-Encoding": "chunked"}
+        response = self._asked("POST", "/images/load?quiet=1", archive, **chunked)
         for line in response.text.splitlines():
             with contextlib.suppress(ValueError, AttributeError):
                 answer = json.loads(line)
@@ -127,26 +120,25 @@ class Daemon:
         self._check(response)
         return None
 
-    def _check(self, response: httpx2.Response) -> None:
+    def _check(self, response: Response) -> None:
         if not response.is_success:
-            with self.in_words():
-                detail = response.read()[:300].decode(errors="replace").strip()
+            detail = response.text[:300].strip()
             raise TransportError(f"Docker at {self.host} refused: {response.status_code} {detail}.")
 
     @contextlib.contextmanager
     def in_words(self) -> Iterator[None]:
         try:
             yield
-        except httpx2.ConnectError as error:
+        except UnreachableError as error:
             raise self._unreachable(error) from error
-        except httpx2.HTTPError as error:
+        except BREAKS as error:
             raise TransportError(
                 f"The connection to Docker at {self.host} broke ({error or type(error).__name__}); "
                 "run the command again."
             ) from error
 
     def close(self) -> None:
-        self._client.close()
+        self._pool.close()
 
 
 def inspected(facts: dict[str, Any], history: list[dict[str, Any]]) -> tuple[Document, bytes]:

@@ -14,7 +14,6 @@ from urllib.parse import urlencode, urlsplit
 
 from graftbox import __version__
 from graftbox.errors import TransportError
-from graftbox.image import tls
 from graftbox.image.auth import Scopes, TokenRequest
 from graftbox.image.login import Login
 from graftbox.image.pool import BREAKS, Pool, Response, in_words, joined
@@ -47,6 +46,8 @@ class Host:
     """A registry as seen by one user. Credentials never leave its origin, nor its token service."""
 
     def __init__(self, name: str, settings: Settings, stop: threading.Event | None = None) -> None:
+        from graftbox.image import tls
+
         self.name, self.settings = name, settings
         self._plain = name in settings.plain_http or (is_loopback(name) and not tls.is_configured(name))
         server = "registry-1.docker.io" if name == DOCKER_HUB else name
@@ -67,6 +68,8 @@ class Host:
         return self._made
 
     def _connected(self) -> Pool:
+        from graftbox.image import tls
+
         return Pool(
             None if self._plain else tls.context(self.name, self.settings.authority),
             agent=f"graftbox/{__version__}",

@@ -5,29 +5,25 @@ from __future__ import annotations
 import functools
 import json
 import re
-import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin
-from urllib.request import getproxies
 
 import h11
-import httpcore2
 
 from graftbox.image.channel import Channel, Content
 from graftbox.image.retry import BrokenError
 from graftbox.image.route import Route, route
+from graftbox.image.stream import LostError, SlowError, UnreachableError
 
-BREAKS = (
-    h11.ProtocolError,
-    httpcore2.NetworkError,
-    httpcore2.ProtocolError,
-    httpcore2.ProxyError,
-    httpcore2.TimeoutException,
-)
-NO_CONNECTION = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.ProxyError)
+if TYPE_CHECKING:
+    import ssl
+
+PATIENCE = 60.0
+"""Seconds; a read or write that makes no progress for so long is broken."""
+BREAKS = (h11.ProtocolError, LostError)
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
 SAFE = "%/:?#[]@!$&'()*+,;=~"
@@ -104,13 +100,28 @@ class Response:
 
 
 class Pool:
-    """Connections to any host, one proxy for each scheme at most; for many threads."""
+    """Connections to any host, one proxy for each scheme at most; for many threads.
 
-    def __init__(self, context: ssl.SSLContext | None, agent: str, kept: int, use_proxies: bool) -> None:
-        self._context, self._kept = context, kept
+    With ``socket``, they all go to this Unix socket, whatever host they name.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext | None,
+        agent: str,
+        kept: int,
+        use_proxies: bool,
+        socket: str = "",
+        patience: float = PATIENCE,
+    ) -> None:
+        self._context, self._kept, self._patience = context, kept, patience
         self._agent = agent.encode()
-        proxies = getproxies() if use_proxies else {}
-        self._route = functools.lru_cache(256)(functools.partial(route, proxies=proxies))
+        proxies: dict[str, str] = {}
+        if use_proxies:
+            from urllib.request import getproxies
+
+            proxies = getproxies()
+        self._route = functools.lru_cache(256)(functools.partial(route, proxies=proxies, socket=socket))
         self._guard = threading.Lock()
         self._idle: list[tuple[Route, Channel]] = []
         self._closed = False
@@ -144,7 +155,7 @@ class Pool:
             if channel.is_usable:
                 return channel
             channel.close()
-        return way.connect(self._context)
+        return way.connect(self._context, self._patience)
 
     def _kept_one(self, way: Route) -> Channel | None:
         with self._guard:
@@ -185,13 +196,13 @@ def in_words(error: Exception, registry: str) -> BrokenError:
     """One of `BREAKS`, for people."""
     # Many of these carry no text of their own.
     why = str(error) or type(error).__name__
-    if isinstance(error, NO_CONNECTION):
+    if isinstance(error, UnreachableError):
         return BrokenError(
             f"Cannot reach the registry {registry} ({why}). Check its name and port, the network, and "
             "proxies; a registry without TLS needs --plain-http, one with a certificate of its own --ca.",
             unreachable=True,
         )
-    if isinstance(error, httpcore2.TimeoutException):
+    if isinstance(error, SlowError):
         return BrokenError(f"The registry {registry} did not answer in time; try again.")
     return BrokenError(
         f"The connection to the registry {registry} broke ({why}); nothing half-read was kept. "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from graftbox.errors import TransportError
 
@@ -66,6 +65,8 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
         return None
     if value.strip().isdigit():
         return float(value)
+    from email.utils import parsedate_to_datetime
+
     try:
         when = parsedate_to_datetime(value)
     except ValueError:

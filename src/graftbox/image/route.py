@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import base64
 import functools
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
-from urllib.request import proxy_bypass
-
-import h11
-import httpcore2
 
 from graftbox.errors import ConfigurationError
-from graftbox.image.channel import READ, WRITE, Channel
+from graftbox.image import stream
+from graftbox.image.channel import Channel
+from graftbox.image.stream import Stream, UnreachableError
 
-CONNECT = 10.0
-"""Seconds."""
+if TYPE_CHECKING:
+    import ssl
+
 PORTS = {"http": 80, "https": 443}
 Line = tuple[bytes, bytes]
 
@@ -46,11 +45,12 @@ class Proxy:
             login = ((b"Proxy-Authorization", b"Basic " + base64.b64encode(pair.encode())),)
         return cls(parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme], login)
 
-    def connect(self) -> httpcore2.NetworkStream:
-        stream = httpcore2.SyncBackend().connect_tcp(self.host, self.port, timeout=CONNECT)
-        if self.scheme == "https":
-            stream = stream.start_tls(httpcore2.default_ssl_context(), self.host, timeout=CONNECT)
-        return stream
+    def connect(self, patience: float) -> Stream:
+        if self.scheme == "http":
+            return stream.tcp(self.host, self.port, patience)
+        from graftbox.image import tls
+
+        return stream.nesting(self.host, self.port, patience).secured(tls.usual(), self.host)
 
 
 @dataclass(frozen=True)
@@ -63,35 +63,34 @@ class Route:
     header: bytes
     proxy: Proxy | None = None
 
-    def connect(self, context: ssl.SSLContext | None) -> Channel:
+    def connect(self, context: ssl.SSLContext | None, patience: float) -> Channel:
         """A new connection; raises what `pool.in_words` knows to translate."""
-        if self.proxy is not None:
-            stream = self.proxy.connect()
-            if self.scheme == "https":
-                self._tunnel(stream, self.proxy)
+        if self.scheme == "unix":
+            return Channel(stream.unix(self.host, patience))
+        if self.proxy is None:
+            made = stream.tcp(self.host, self.port, patience)
         else:
-            stream = httpcore2.SyncBackend().connect_tcp(self.host, self.port, timeout=CONNECT)
+            made = self.proxy.connect(patience)
+            if self.scheme == "https":
+                self._tunnel(made, self.proxy)
         if self.scheme == "https":
-            context = context or httpcore2.default_ssl_context()
-            stream = stream.start_tls(context, self.host, timeout=CONNECT)
-        return Channel(stream)
+            from graftbox.image import tls
 
-    def _tunnel(self, stream: httpcore2.NetworkStream, proxy: Proxy) -> None:
+            made = made.secured(context or tls.usual(), self.host)
+        return Channel(made)
+
+    def _tunnel(self, made: Stream, proxy: Proxy) -> None:
         """Has the proxy pass on what follows (RFC 9110 section 9.3.6)."""
-        state = h11.Connection(h11.CLIENT)
         host = f"[{self.host}]" if ":" in self.host else self.host
         target = f"{host}:{self.port}".encode()
-        request = h11.Request(method="CONNECT", target=target, headers=[(b"Host", target), *proxy.login])
+        channel = Channel(made)
         try:
-            stream.write((state.send(request) or b"") + (state.send(h11.EndOfMessage()) or b""), WRITE)
-            while not isinstance(event := state.next_event(), h11.Response):
-                if event is h11.NEED_DATA:
-                    state.receive_data(stream.read(4096, READ))
-            if not 200 <= event.status_code < 300:
-                reason = event.reason.decode("ascii", "ignore")
-                raise httpcore2.ProxyError(f"{event.status_code} {reason}".strip())
+            answer = channel.ask("CONNECT", target, [(b"Host", target), *proxy.login], None)
+            if not 200 <= answer.status_code < 300:
+                reason = answer.reason.decode("ascii", "ignore")
+                raise UnreachableError(f"{answer.status_code} {reason}".strip())
         except BaseException:
-            stream.close()
+            channel.close()
             raise
 
     def asked(self, target: str) -> tuple[bytes, tuple[Line, ...]]:
@@ -101,12 +100,21 @@ class Route:
         return b"http://" + self.header + target.encode(), self.proxy.login
 
 
-def route(scheme: str, netloc: str, proxies: Mapping[str, str]) -> Route:
-    """The way to ``netloc``; ``proxies`` are those of the environment, by scheme."""
+def route(scheme: str, netloc: str, proxies: Mapping[str, str], socket: str = "") -> Route:
+    """The way to ``netloc``; ``proxies`` are those of the environment, by scheme.
+
+    With ``socket``, the way to this Unix socket, behind which ``netloc`` is only a name.
+    """
+    if socket:
+        return Route("unix", socket, 0, netloc.encode())
     if not netloc.isascii():
         netloc = netloc.encode("idna").decode()
     parts = urlsplit(f"//{netloc}")
     text = proxies.get(scheme) or proxies.get("all") or ""
-    proxy = Proxy.parse(text) if text and not proxy_bypass(netloc) else None
+    proxy = None
+    if text:
+        from urllib.request import proxy_bypass
+
+        proxy = None if proxy_bypass(netloc) else Proxy.parse(text)
     header = netloc.rpartition("@")[2].encode()
     return Route(scheme, parts.hostname or "", parts.port or PORTS[scheme], header, proxy)

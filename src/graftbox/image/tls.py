@@ -6,11 +6,14 @@ Sources: docker's and containers' ``certs.d`` folders (containers-certs.d(5)), t
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graftbox.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import ssl
 
 VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
@@ -20,9 +23,7 @@ def context(host: str, authority: Path | None = None) -> ssl.SSLContext:
 
     Raises `ConfigurationError` naming the file that holds no certificate.
     """
-    import httpcore2
-
-    made = httpcore2.default_ssl_context()
+    made = usual()
     extra = [Path(os.environ[name]) for name in VARIABLES if os.environ.get(name)]
     if authority is not None:
         extra.append(authority)
@@ -33,8 +34,17 @@ def context(host: str, authority: Path | None = None) -> ssl.SSLContext:
     for path in extra:
         try:
             made.load_verify_locations(**{"capath" if path.is_dir() else "cafile": str(path)})
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             raise ConfigurationError(f"{path} holds no certificates in PEM form ({error}).") from error
+    return made
+
+
+def usual() -> ssl.SSLContext:
+    """Trusts whom the system trusts."""
+    import httpcore2
+
+    made = httpcore2.default_ssl_context()
+    made.set_alpn_protocols(["http/1.1"])
     return made
 
 
@@ -55,7 +65,7 @@ def _load_pair(made: ssl.SSLContext, certificate: Path) -> None:
     try:
         # A password that is asked for on the terminal would block: an empty one fails instead.
         made.load_cert_chain(certificate, certificate.with_suffix(".key"), password=lambda: b"")
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
         raise ConfigurationError(
             f"The client certificate {certificate} or its .key cannot be used ({error})."
         ) from error
