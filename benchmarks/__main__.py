@@ -23,6 +23,7 @@ from demo import debian_base
 from tests.integration.conftest import running_docker, running_registry
 
 from benchmarks import (
+    browser,
     build,
     files,
     graft,
@@ -124,6 +125,7 @@ SECTIONS = {
     "mcp": Section("The sandbox as an MCP server", ("unpacked",), mcp.figures),
     "shell": Section("The shell", ("unpacked",), shell.figures),
     "kernel": Section("Cells", ("unpacked",), kernel.figures),
+    "browser": Section("The browser", ("unpacked",), browser.figures),
     "jobs": Section("Background commands", ("port",), jobs.figures),
     "model": Section("Beside the model's server", ("unpacked", "model"), model.figures),
     "graft": Section("Adding it to an image", ("registry", "base"), graft.figures),
