@@ -27,7 +27,7 @@ PAGES = 30
 _ROW = "<tr><td>{0}</td><td><a href='#{0}'>Article {0}</a></td><td><button>Buy</button></td></tr>"
 _PAGE = (
     "<!doctype html><title>Shop</title><style>td {{ padding: 4px }} tr:nth-child(odd) {{ background: #eef }}"
-    "</style><h1>Shop {{0}}</h1><table>{}</table>"
+    "</style><h1>Shop NUMBER</h1><table>{}</table>"
 ).format("".join(_ROW.format(number) for number in range(30)))
 
 Browse = Callable[[UnixConnection, str], None]
@@ -56,7 +56,7 @@ def _site() -> Iterator[str]:
 
     with TemporaryDirectory() as folder:
         for number in range(PAGES + 2):
-            Path(folder, f"{number}.html").write_text(_PAGE.format(number))
+            Path(folder, f"{number}.html").write_text(_PAGE.replace("NUMBER", str(number)))
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
