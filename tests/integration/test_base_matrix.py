@@ -35,14 +35,20 @@ def graftbox(*arguments: str, check: bool = True) -> subprocess.CompletedProcess
 
 
 @contextmanager
-def sandbox(base: str, *options: str) -> Iterator[Client]:
-    """A detached sandbox, deleted in the end."""
-    started = json.loads(graftbox("run", "--detach", "--json", *options, reference(base)).stdout)
+def started(base: str, *options: str) -> Iterator[dict[str, str]]:
+    """What `graftbox run` says of a detached sandbox, which is deleted in the end."""
+    facts = json.loads(graftbox("run", "--detach", "--json", *options, reference(base)).stdout)
     try:
-        with Client(started["url"], started["key"]) as client:
-            yield client
+        yield facts
     finally:
-        graftbox("rm", "-f", started["name"])
+        graftbox("rm", "-f", facts["name"])
+
+
+@contextmanager
+def sandbox(base: str, *options: str) -> Iterator[Client]:
+    """A client of such a sandbox."""
+    with started(base, *options) as facts, Client(facts["url"], facts["key"]) as client:
+        yield client
 
 
 @pytest.mark.parametrize("engine", ENGINES)
