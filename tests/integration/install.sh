@@ -5,7 +5,7 @@ packages=(
   bubblewrap buildah busybox-static ca-certificates chromium-headless-shell containernetworking-plugins crun curl
   docker-registry
   docker.io faketime fuse-overlayfs gcc git libc6-dev mmdebstrap musl-tools podman procps qemu-user-static ripgrep
-  skopeo sudo tmux uidmap umoci
+  skopeo sudo tesseract-ocr tmux uidmap umoci
 )
 missing=()
 for package in "${packages[@]}"; do
