@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
 ACTION_SECONDS = 100.0
 """The longest that an action may take, unless it has a limit of its own."""
-LOOK_SECONDS = 15.0
+LOOK_SECONDS = 30.0
 """A page that can't be looked at in this time is given up, earlier where the step has less time left."""
 LOOK_LEAST_SECONDS = 2.0
+PROBE_SECONDS = 1.0
 QUIET_SECONDS = 0.03
+INPUT_QUIET_SECONDS = 0.1
+"""After clicks and keys, whose effects come a little later than those of going to a page."""
 SETTLE_SECONDS = 0.5
 """The effects of an action are waited for until the network is quiet, at most so long."""
 LOAD_MS = 3000
+QUIET = frozenset(("noop", "goto", "go_back", "go_forward", "new_tab", "tab_focus", "tab_close", "scroll"))
 DOWNLOAD_SECONDS = 60.0
 END_SECONDS = 10.0
 _ERROR_PAGE = "location.protocol === 'chrome-error:' && document.readyState === 'complete'"
@@ -119,15 +123,18 @@ class Gym:
         error = ""
         self._finished.clear()
         left = deadline - time.monotonic()
-        left = min(left - min(LOOK_SECONDS, left / 4), ACTION_SECONDS)
-        self.context.set_default_timeout(left * 1000)
+        left = round(min(left - min(LOOK_SECONDS / 2, left / 4), ACTION_SECONDS), 1)
+        self.context.set_default_timeout(round(left * 1000))
         page = await self._current()
         crashed = ""
+        quiet = QUIET_SECONDS
         try:
             hand = Hand(page, self._activate, lambda: self.pages, self.folder)
             # Playwright's own limits come first, as they say what was waited for.
             async with asyncio.timeout(left + 0.5):
                 for call in parse(text):
+                    if call.name not in QUIET:
+                        quiet = INPUT_QUIET_SECONDS
                     await hand.do(call)
         except asyncio.CancelledError:
             raise
@@ -136,9 +143,12 @@ class Gym:
             error = f"{type(failure).__name__}: {said}"
         if not self.alive:
             raise BrowserError(f"The browser ended while the action ran. {error}".strip())
+        if error.startswith("TimeoutError"):
+            # Until a page that was begun is there, or given up, Chromium lets nobody look at the one before.
+            await self._stop_loading(page)
         if "net::ERR_" in error and "net::ERR_ABORTED" not in error:
             await _await_error_page(page)
-        await self._settle()
+        await self._settle(quiet)
         await self._await_downloads(deadline)
         if page in self._crashed:
             crashed = f"The page {page.url} crashed, and its tab was closed."
@@ -147,20 +157,36 @@ class Gym:
             limit = min(LOOK_SECONDS, max(LOOK_LEAST_SECONDS, deadline - time.monotonic()))
             seen = await asyncio.wait_for(self._look(page), limit)
         except TimeoutError:
-            self._give_up(page)
-            raise PageError(
-                f"The page {page.url} does not answer, as its scripts keep it busy. Its tab was closed. "
-                f"{error}".strip()
-            ) from None
+            raise PageError(f"{await self._unseen(page)} {error}".strip()) from None
         return await self._told(page, seen, crashed if crashed and not error else error)
 
     async def _look(self, page: Page) -> Observation:
-        if (session := self._sessions.get(page)) is None:
-            assert self.context is not None
-            session = self._sessions[page] = await self.context.new_cdp_session(page)
+        session = await self._session(page)
         with contextlib.suppress(Exception):
             await page.wait_for_load_state("domcontentloaded", timeout=LOAD_MS)
         return await observe(page, session)
+
+    async def _session(self, page: Page) -> CDPSession:
+        if page not in self._sessions:
+            assert self.context is not None
+            self._sessions[page] = await self.context.new_cdp_session(page)
+        return self._sessions[page]
+
+    async def _stop_loading(self, page: Page) -> None:
+        async def stop() -> None:
+            await (await self._session(page)).send("Page.stopLoading")
+
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(stop(), PROBE_SECONDS)
+
+    async def _unseen(self, page: Page) -> str:
+        """Why a page could not be looked at in time; one that answers nothing at all is given up."""
+        try:
+            await asyncio.wait_for(page.evaluate("0"), PROBE_SECONDS)
+        except Exception:
+            self._give_up(page)
+            return f"The page {page.url} does not answer, as its scripts keep it busy. Its tab was closed."
+        return f"The page {page.url} is too large or too busy to be looked at in the time that was left."
 
     async def _told(self, page: Page, seen: Observation, error: str) -> Step:
         assert self.context is not None
@@ -235,14 +261,14 @@ class Gym:
         self._requests.discard(request)
         self._network.set()
 
-    async def _settle(self) -> None:
+    async def _settle(self, quiet: float) -> None:
         """Wait until what the actions began has come to an end: no request is open, and none begins."""
         self._requests = {each for each in self._requests if not _page_is_closed(each)}
         until = time.monotonic() + SETTLE_SECONDS
         while (left := until - time.monotonic()) > 0:
             self._network.clear()
             try:
-                await asyncio.wait_for(self._network.wait(), left if self._requests else QUIET_SECONDS)
+                await asyncio.wait_for(self._network.wait(), left if self._requests else quiet)
             except TimeoutError:
                 break
         self._requests.clear()

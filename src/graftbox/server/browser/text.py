@@ -256,7 +256,7 @@ class _Writer:
         if self.lists:
             self.lists.pop()
             if not self.lists:
-                self._break(2)
+                self._write("\n")
         self.after_list = True
 
     def _item(self, *_: Any) -> None:

@@ -39,8 +39,8 @@ async def shell(call: Call) -> types.CallToolResult:
         timeout=given["timeout"],
     )
     begins = bool(action.command.strip()) and not action.is_input
-    async with _reporting(call.context, "The command is running"):
-        observation = await _apart(conversation.run(action, interrupt=begins))
+    async with reporting(call.context, "The command is running"):
+        observation = await apart(conversation.run(action, interrupt=begins))
     if isinstance(observation, Failure):
         return failed(observation.content)
     return _shell_result(observation, given["session"], conversation.shell.cwd)
@@ -78,8 +78,8 @@ async def _conversation(sandbox: Sandbox, name: str) -> Conversation:
 
 async def python(call: Call) -> types.CallToolResult:
     action = RunIPython(call.given["code"], include_extra=False, timeout=call.given["timeout"])
-    async with _reporting(call.context, "The cell is running"):
-        observation = await _apart(call.sandbox.execute(action))
+    async with reporting(call.context, "The cell is running"):
+        observation = await apart(call.sandbox.execute(action))
     if not isinstance(observation, IPythonResult):
         return refused(observation)
     content: list[Any] = [types.TextContent(text=truncated(observation.content))]
@@ -96,7 +96,7 @@ def _has_kernel(sandbox: Sandbox) -> bool:
 _tasks: set[asyncio.Task[Any]] = set()
 
 
-async def _apart(work: Coroutine[Any, Any, T]) -> T:
+async def apart(work: Coroutine[Any, Any, T]) -> T:
     """Await ``work`` in a task of its own, cancelled once with its caller: it may then still tidy up, which
     the library's cancellation, repeated at each await, would not let it.
     """
@@ -112,7 +112,7 @@ async def _apart(work: Coroutine[Any, Any, T]) -> T:
 
 
 @contextlib.asynccontextmanager
-async def _reporting(context: ServerRequestContext[Any, Any], what: str) -> AsyncIterator[None]:
+async def reporting(context: ServerRequestContext[Any, Any], what: str) -> AsyncIterator[None]:
     """Tell a client that wants to know, now and then, that the work goes on."""
     if not context.meta or context.meta.get("progress_token") is None:
         yield
