@@ -18,6 +18,7 @@ INTERPRETER = "/openhands/lib/ld.so"
 # What the first line of an executable script names, and what it names instead.
 SHEBANGS = {
     b"/bin/sh": b"/openhands/libexec/dash",
+    b"/bin/bash": b"/openhands/libexec/bash",
     b"/usr/bin/python3.13": b"/openhands/libexec/python3.13",
 }
 
