@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from graftbox.errors import GraftboxError, UnsupportedError
 from graftbox.server import runtime
 from graftbox.server.aside import aside
-from graftbox.server.browser import chromium, pages
+from graftbox.server.browser import chromium, pages, trust
 from graftbox.server.browser.cdp import Params, Router
 from graftbox.server.browser.chromium import Plan, Process
 from graftbox.server.browser.errors import BrowserError, PageTimeoutError
@@ -39,7 +39,8 @@ _DISABLED = "The browser was switched off with --no-enable-browser."
 _ROOT = (
     "Chromium's own sandbox can't be used by root; run the actions as another user (--username) to have it."
 )
-_REFUSED = "The container does not let programs make user namespaces, which Chromium's own sandbox needs: {}"
+_REFUSED = "The container does not let programs make user namespaces, which Chromium's own sandbox needs."
+_UNUSABLE = "No usable sandbox"
 
 log = logging.getLogger("graftbox.browser")
 
@@ -193,7 +194,7 @@ class Browser:
                 router = await self._launch(plan)
             except BrowserError as error:
                 if sandboxed and self.sandboxed is None:
-                    self.why_not = _REFUSED.format(error)
+                    self.why_not = _REFUSED if _UNUSABLE in str(error) else str(error)
                     continue
                 raise
             self.sandboxed = sandboxed
@@ -218,6 +219,7 @@ class Browser:
             file=sandbox.settings.limits.download_bytes,
         )
         chromium.prepare(plan)
+        trust.install(plan, trust.unusual(sandbox.environment))
         return plan
 
     async def _launch(self, plan: Plan) -> Router:

@@ -180,7 +180,8 @@ def variables(plan: Plan) -> Mapping[bytes, bytes]:
 
 def prepare(plan: Plan) -> None:
     """Make the folders that it needs; blocking, as any user."""
-    for path in (plan.folder, plan.folder / "profile", plan.folder / "tmp"):
+    names = (".", "profile", "tmp", ".pki", ".pki/nssdb")
+    for path in (plan.folder / name for name in names):
         path.mkdir(mode=0o700, exist_ok=True)
         if plan.identity.switched:
             os.chown(path, plan.identity.uid, plan.identity.gid)
