@@ -50,6 +50,7 @@ BUILDER_CODE = tuple(
         "licences",
         "native",
         "native_modules",
+        "pak",
         "parallel",
         "plan",
         "relocation",
@@ -275,7 +276,7 @@ class Job:
 
     def content(self, name: str, progress: Progress, sources: Sources | None) -> Content:
         """Everything that one layer holds."""
-        from graftbox.bundle import bytecode, licences, relocation, strip
+        from graftbox.bundle import bytecode, licences, pak, relocation, strip
 
         layers = [] if name == SERVER else [*self._below(name), name]
         entries = {entry for layer in layers for entry in self.entries(layer)}
@@ -289,6 +290,7 @@ class Job:
             content = self._staged(layer, paths, below, progress, sources)
         relocation.relocate(content, self.arch)
         strip.strip(content)
+        pak.trim(content)
         licences.tidy(content, name, entries)
         progress.done()
         progress.start(f"compiling {name}", 1)
