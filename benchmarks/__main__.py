@@ -26,6 +26,7 @@ from benchmarks import (
     browser,
     build,
     files,
+    flavours,
     graft,
     imports,
     jobs,
@@ -121,6 +122,7 @@ class Section:
 SECTIONS = {
     "build": Section("Building the bundle", (), build.figures),
     "imports": Section("Starting the server", ("unpacked",), imports.figures),
+    "flavours": Section("The two flavours", (), flavours.figures),
     "files": Section("Reading and writing files", ("unpacked",), files.figures),
     "mcp": Section("The sandbox as an MCP server", ("unpacked",), mcp.figures),
     "shell": Section("The shell", ("unpacked",), shell.figures),

@@ -257,22 +257,28 @@ class Job:
 
     def layer(self, name: str, progress: Progress, sources: Sources | None) -> Layer:
         """The layer, from the store if its inputs are the same as they were."""
-        record = self.store.root / "layers" / f"{self.key(name)}.json"
+        record = self._record(name)
         if record.is_file():
             with contextlib.suppress(ValueError, TypeError):  # a damaged record is made again
                 known = Layer(**json.loads(record.read_bytes()))
                 if self._is_here(known):
                     return known
+        return self.pack(name, self.content(name, progress, sources), progress)
+
+    def pack(self, name: str, content: Content, progress: Progress) -> Layer:
+        """The layer with this content, which it has from now on."""
         from graftbox.bundle import inventory, layers
 
         component = self.recipe.base if name in {SERVER, BINARY} else name
-        content = self.content(name, progress, sources)
         progress.start(f"packing {name}", 1)
         made = layers.write(name, component, content, self.store, self.compression)
         inventory.record(made, content, self.store)
         progress.done()
-        _write(self.store, record, json.dumps(made.facts, sort_keys=True).encode())
+        _write(self.store, self._record(name), json.dumps(made.facts, sort_keys=True).encode())
         return made
+
+    def _record(self, layer: str) -> Path:
+        return self.store.root / "layers" / f"{self.key(layer)}.json"
 
     def content(self, name: str, progress: Progress, sources: Sources | None) -> Content:
         """Everything that one layer holds."""

@@ -31,7 +31,11 @@ TREE, PYINSTALLER = "tree", "pyinstaller"
 FLAVORS = (TREE, PYINSTALLER)
 PYTHON = ("lib/python3.13", "libexec/python3.13", "bin/action-execution-server", "code")
 """What is Python's in a tree: these files, and what is below these folders."""
-FREEZER_CODE = ("flavor.py", "pyinstaller.py", "pyinstaller_program.py", f"recipes/{pyinstaller.NAME}.spec")
+FREEZER_CODE = (
+    *(Path(__file__).with_name(name) for name in ("flavor.py", "pyinstaller.py", "pyinstaller_program.py")),
+    pyinstaller.SPEC,
+    pyinstaller.HOOK,
+)
 
 
 def job_class(flavor: str) -> type[Job]:
@@ -78,8 +82,7 @@ class FrozenJob(Job):
 
     @cached_property
     def _binary_inputs(self) -> list[str]:
-        folder = Path(__file__).parent
-        code = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FREEZER_CODE]
+        code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in FREEZER_CODE]
         tools = [entry.sha256 for entry in self.lock.entries(self.arch, [PYINSTALLER])]
         return [*map(self.tree.key, self.tree.layer_names), *code, *tools]
 
@@ -94,15 +97,24 @@ class FrozenJob(Job):
         if name != BINARY:
             content = self._read(self.tree.layer(name, progress, sources))
             return {path: node for path, node in content.items() if not is_pythons(path)}
-        whole: Content = {}
-        for each in self.tree.layer_names:
-            whole |= self._read(self.tree.layer(each, progress, sources))
+        whole = self._whole(progress, sources)
         entries = self.lock.entries(self.arch, [PYINSTALLER])
         paths = self._fetched(entries, progress, sources)
         progress.start("freezing the server", 1)
         content = pyinstaller.frozen(whole, paths, self.arch, self.store)
         progress.done()
         return content
+
+    def adopt(self, folder: Path, progress: Progress, sources: Sources | None) -> None:
+        """Takes a folder that PyInstaller has made elsewhere for the one that would be made here."""
+        with self.store.lock(f"bundle-{self.arch}"):
+            self.pack(BINARY, pyinstaller.moved(folder, self._whole(progress, sources), self.arch), progress)
+
+    def _whole(self, progress: Progress, sources: Sources | None) -> Content:
+        whole: Content = {}
+        for name in self.tree.layer_names:
+            whole |= self._read(self.tree.layer(name, progress, sources))
+        return whole
 
     def _read(self, layer: Layer) -> Content:
         """The content of a layer of the tree, with the packages that its files are from."""

@@ -1,14 +1,15 @@
 """Freezes the server and its CPython into a PyInstaller folder, and moves it onto the bundle's loader.
 
 PyInstaller runs inside the bundle's own CPython, unpacked into a temporary folder and started through its own
-loader, so that neither Python nor libraries of the build machine take part. What it collects is said by
-``recipes/action-execution-server.spec``.
+loader, so that neither Python nor libraries of the build machine take part. What it collects is said by the
+spec file and the hook in `graftbox.freezing`.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -29,13 +30,13 @@ LINKS = {
 }
 """What the program is called where the tree has the server's script and the interpreter."""
 LIBRARY = "libpython3.13.so.1.0"
-SPEC = Path(__file__).parent / "recipes" / f"{NAME}.spec"
+FREEZING = Path(__file__).parents[1] / "freezing"
+SPEC = FREEZING / f"{NAME}.spec"
+HOOK = FREEZING / "hook-graftbox.server.py"
 PROGRAM = Path(__file__).with_name("pyinstaller_program.py")
 SHELL = "/bin/sh"
 PATIENCE = 1800.0
 """Seconds that PyInstaller may take."""
-CHANGED = (NAME, LIBRARY)
-"""Programs and libraries that are relocated here; those of the tree have been already."""
 
 
 def frozen(tree: Content, tools: Mapping[Entry, Path], arch: str, store: Store) -> Content:
@@ -57,10 +58,31 @@ def frozen(tree: Content, tools: Mapping[Entry, Path], arch: str, store: Store) 
 
 def relocated(content: Content, arch: str) -> Content:
     """A folder of PyInstaller's, at its place in the bundle, moved onto the bundle's loader."""
-    own = {path: node for path, node in content.items() if posixpath.basename(path) in CHANGED}
+    program = f"{PLACE}/{NAME}"
+    own = {program: content[program]}
     relocation.relocate(own, arch)
-    strip.strip(own)
-    return content | own | {path: Link(target) for path, target in LINKS.items()}
+    libraries = {path: node for path, node in content.items() if posixpath.basename(path) == LIBRARY}
+    strip.strip(libraries)
+    return content | own | libraries | {path: Link(target) for path, target in LINKS.items()}
+
+
+def moved(folder: Path, tree: Content, arch: str) -> Content:
+    """The same of a folder that PyInstaller has made elsewhere, on a machine with libraries of its own.
+
+    A library that the bundle has too is the bundle's; others become known to the bundle's loader by a link.
+    """
+    content = relocated(folder_content(folder, tree), arch)
+    collected = [posixpath.dirname(path) for path in content if path.endswith("/base_library.zip")]
+    if not collected:
+        raise FormatError(f"{folder} has no base_library.zip: it is not what PyInstaller makes of a program.")
+    for path, node in list(content.items()):
+        place, name = posixpath.split(path)
+        if place == collected[0] and re.fullmatch(r"lib[^/]+\.so[.0-9]*", name):
+            if f"lib/{name}" in tree:
+                del content[path]
+            elif isinstance(node, File):
+                content[f"lib/{name}"] = Link(f"../{path}")
+    return content
 
 
 def folder_content(folder: Path, tree: Content) -> Content:
@@ -119,8 +141,9 @@ def _run(folder: Path) -> None:
         "PYTHONPATH": f"{folder}/code:{folder}/tools",
         "SOURCE_DATE_EPOCH": str(layers.MTIME),
     }
-    spec = folder / SPEC.name
-    _write(spec, SPEC.read_bytes())
+    spec = folder / "freezing" / SPEC.name
+    for path in (SPEC, HOOK):
+        _write(spec.with_name(path.name), path.read_bytes())
     command = [str(folder / "bin" / "python3.13"), "-BsXutf8", str(PROGRAM), str(spec)]
     done = subprocess.run(
         [*command, str(folder / "lib" / LIBRARY), str(folder / "work")],

@@ -217,6 +217,5 @@ def patches(name: str, arch: str) -> tuple[Patch, ...]:
         Patch("coerce no locale", rb"(?<=\0)(C)\.UTF-8\0C\.utf8\0", b"\x01", 1),
         Patch("coerce no locale", rb"(?<=\0)(C)\.utf8\0", b"\x01", 1),
     )
-    table["libpython3.13.so.1.0"] = table["python3.13"]
     table["action-execution-server"] = (PYINSTALLER_LEVEL[arch],)
     return table.get(name, ())

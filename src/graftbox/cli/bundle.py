@@ -82,6 +82,12 @@ def bundle() -> None:
 @click.option("--snapshot", metavar="URL", help="A snapshot archive, for versions that mirrors have dropped.")
 @click.option("--index-url", metavar="URL", help="The Python package index (default: pip's or uv's).")
 @click.option("--npm-registry", metavar="URL", help="The npm registry (default: npm's).")
+@click.option(
+    "--from-dist",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="With --flavor pyinstaller: a folder that PyInstaller has made, instead of making one.",
+)
 def build(
     components: tuple[str, ...],
     arch: str | None,
@@ -94,6 +100,7 @@ def build(
     snapshot: str | None,
     index_url: str | None,
     npm_registry: str | None,
+    from_dist: Path | None,
 ) -> None:
     """Build the bundle, as far as that is not done yet.
 
@@ -110,6 +117,8 @@ def build(
         index_url=index_url,
         npm_registry=npm_registry,
     )
+    if from_dist is not None:
+        _adopt(from_dist, _job(components, arch, recipe, Store(), compression, flavor), sources)
     made = _built(components, arch, recipe, Store(), compression, flavor, sources)
     seconds = time.monotonic() - started
     if as_json:
@@ -300,6 +309,16 @@ def _job(
     from graftbox.bundle.build import job_class
 
     return job_class(flavor).of(_recipe(recipe), arch, components, store, compression=compression)
+
+
+def _adopt(folder: Path, job: Job, sources: Sources) -> None:
+    """Takes a binary that was made elsewhere for the bundle's own, until the server's code changes."""
+    from graftbox.bundle.flavor import FrozenJob
+    from graftbox.cli.status import Status
+
+    if not isinstance(job, FrozenJob):
+        raise click.UsageError("--from-dist goes with --flavor pyinstaller.")
+    job.adopt(folder, Status(), sources)
 
 
 def _recipe(name: str) -> Any:

@@ -21,6 +21,8 @@ _VALUES = "XWcm"
 def main(argv: list[str]) -> int:
     """Run as what the name in ``argv`` says; returns the exit code."""
     restore_environment()
+    if hasattr(sys, "frozen"):
+        del sys.frozen  # multiprocessing would call a program that is no interpreter
     own = realpath(sys.executable)
     names = (name.format(home=_home()) for name in _NAMES)
     sys.executable = next((name for name in names if realpath(name) == own), own)
@@ -111,7 +113,7 @@ def interpret(words: list[str]) -> int:
         frames = error.__traceback__
         while frames is not None and frames.tb_frame.f_globals is globals():
             frames = frames.tb_next
-        sys.excepthook(type(error), error, frames)
+        sys.excepthook(type(error), error.with_traceback(frames), frames)
         return 1
     return 0
 
