@@ -10,8 +10,8 @@ import json
 import sys
 
 import browsergym.core.env as env_module
-import html2text
 import gymnasium
+import html2text
 from browsergym.utils.obs import flatten_axtree_to_str, flatten_dom_to_str, overlay_som
 
 

@@ -123,7 +123,7 @@ class Gym:
         error = ""
         self._finished.clear()
         left = deadline - time.monotonic()
-        left = round(min(left - min(LOOK_SECONDS / 2, left / 4), ACTION_SECONDS), 1)
+        left = max(1.0, round(min(left - min(LOOK_SECONDS / 2, left / 4), ACTION_SECONDS), 1))
         self.context.set_default_timeout(round(left * 1000))
         page = await self._current()
         crashed = ""
