@@ -59,7 +59,7 @@ def sbom(manifest: BundleManifest, lock: Lock, store: Store) -> bytes:
             known.names = sorted({*known.names, *licence.names})
             known.files = sorted({*known.files, *licence.files})
     suite = "-".join(sorted(lock.suites)[:1])
-    entries = lock.entries(manifest.arch, manifest.components)
+    entries = lock.entries(manifest.arch, (*manifest.components, manifest.flavor))
     name = f"{manifest.digest} {lock.digest}"
     document = {
         "bomFormat": "CycloneDX",
