@@ -105,6 +105,7 @@ def graft(
     docker-daemon:NAME, the bases of the list are Docker's own and the results go there, in few streams.
     """
     from graftbox.image.place import graft_image
+    from graftbox.image.platforms import machine_architecture
     from graftbox.image.reference import parse
     from graftbox.image.tags import Choice
     from graftbox.store import Store
@@ -133,10 +134,13 @@ def graft(
         return
     if base is None or target is None:
         raise click.UsageError("Name BASE and TARGET, or BASE and --to-repo REPO.")
-    chosen = bundles(components, platform, store, compression, flavor)
+    place = parse(target)
+    # Where one platform only can be stored, the others' bundles need not be looked for.
+    only = None if place.transport.holds_many_platforms else f"linux/{machine_architecture()}"
+    chosen = bundles(components, platform or only, store, compression, flavor)
     report = graft_image(
         parse(base),
-        parse(target),
+        place,
         chosen,
         store,
         user=user,
@@ -147,7 +151,7 @@ def graft(
         progress=_say,
     )
     if added:
-        added.add(parse(target), report.digest, chosen, access)
+        added.add(place, report.digest, chosen, access)
     click.echo(json.dumps(facts(report)) if as_json else in_words(report))
 
 

@@ -31,7 +31,7 @@ from graftbox.image.platforms import image_of, platforms, select
 from graftbox.image.reference import Reference, Transport, parse
 
 EVENT = "graftbox graft "
-"""How the history entry of a bundle layer begins; its name and the bundle's digest follow."""
+"""How the history entry of a bundle layer begins; its name follows."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ def pushed_bundle(source: Source, arch: str, name: str) -> Bundle:
 
 
 def _layers(manifest: Document, config: Mapping[str, Any]) -> list[BundleLayer]:
-    labels = config["config"]["Labels"]
-    diff_ids = str(labels.get(LAYERS, "")).split(",")
+    diff_ids = config["rootfs"]["diff_ids"]
+    labelled = str(config["config"]["Labels"].get(LAYERS, "")).split(",")
     history = [entry for entry in config.get("history") or [] if not entry.get("empty_layer")]
-    if not len(diff_ids) == len(history) == len(manifest.layers):
+    if not len(labelled) == len(diff_ids) == len(history) == len(manifest.layers):
         raise VerificationError("The bundle's image has other layers than its labels say.")
     return [
         BundleLayer(

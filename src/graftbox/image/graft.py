@@ -44,6 +44,9 @@ BASE_LABELS = (BASE_NAME, BASE_DIGEST, BASE_ENTRYPOINT, BASE_CMD, BASE_USER)
 ANNOTATIONS = (BASE_NAME, BASE_DIGEST, BUNDLE, VERSION)
 """The labels that the manifest has too: enough to find an image's base, and whether it is up to date."""
 
+SHORT = 12
+"""Digits of a diff ID that tell the bundle's layers from others; all 64 would only make images larger."""
+
 NO_TIME = "1970-01-01T00:00:00Z"
 
 
@@ -149,7 +152,7 @@ def graft(base: Image, bundle: Bundle, options: Options) -> Image:
         layers.append(_descriptor(layer, base.manifest.media_type))
         diff_ids.append(layer.diff_id)
         if history is not None:
-            history.append(_event(layer, bundle, config.get("created")))
+            history.append(_event(layer, config.get("created")))
     config["config"] = runtime
     config["rootfs"] = {**_object(config, "rootfs"), "type": "layers", "diff_ids": diff_ids}
     config.pop("history", None)
@@ -201,7 +204,7 @@ def _process(
         BASE_CMD: _compact(cmd),
         BUNDLE: bundle.digest,
         COMPONENTS: ",".join(bundle.components),
-        LAYERS: ",".join(layer.diff_id for layer in bundle.layers),
+        LAYERS: ",".join(layer.diff_id[7:][:SHORT] for layer in bundle.layers),
         VERSION: bundle.version,
     }
     if bundle.flavor != Bundle.flavor:
@@ -239,9 +242,10 @@ def _compact(words: Sequence[str]) -> str:
 
 def _earlier_graft(labels: dict[str, str], diff_ids: list[str]) -> slice:
     """Where the layers of an earlier graft are; an empty slice if there are none."""
-    ours = labels.get(LAYERS, "").split(",")
+    ours = [text.removeprefix("sha256:") for text in labels.get(LAYERS, "").split(",")]
     for start in range(len(diff_ids) - len(ours), -1, -1):
-        if diff_ids[start : start + len(ours)] == ours:
+        there = diff_ids[start : start + len(ours)]
+        if all(text and diff_id[7:].startswith(text) for text, diff_id in zip(ours, there, strict=True)):
             return slice(start, start + len(ours))
     return slice(0, 0)
 
@@ -286,11 +290,10 @@ def _descriptor(layer: BundleLayer, manifest_type: str) -> dict[str, Any]:
     return descriptor | ({"annotations": dict(layer.annotations)} if layer.annotations else {})
 
 
-def _event(layer: BundleLayer, bundle: Bundle, created: object) -> dict[str, str]:
+def _event(layer: BundleLayer, created: object) -> dict[str, str]:
     return {
         "created": created if isinstance(created, str) else NO_TIME,
-        "created_by": f"graftbox graft {layer.name} {bundle.digest[7:19]}",
-        "comment": f"graftbox {bundle.version}",
+        "created_by": f"graftbox graft {layer.name}",
     }
 
 
