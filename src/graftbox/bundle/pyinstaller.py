@@ -34,6 +34,8 @@ FREEZING = Path(__file__).parents[1] / "freezing"
 SPEC = FREEZING / f"{NAME}.spec"
 HOOK = FREEZING / "hook-graftbox.server.py"
 PROGRAM = Path(__file__).with_name("pyinstaller_program.py")
+TAKEN = r"^(lib/python3\.13/dist-packages|lib|code)/"
+"""Where in a tree those files are that PyInstaller takes over as they are, below a folder of its own."""
 SHELL = "/bin/sh"
 PATIENCE = 1800.0
 """Seconds that PyInstaller may take."""
@@ -86,16 +88,17 @@ def moved(folder: Path, tree: Content, arch: str) -> Content:
 
 
 def folder_content(folder: Path, tree: Content) -> Content:
-    """The files that PyInstaller has made, and those of the tree that it has taken, with their packages."""
-    origins = {posixpath.basename(path): file.origin for path, file in files(tree)}
+    """The files that PyInstaller has made, and those of the tree that it has taken, as they are there."""
+    known = {re.sub(TAKEN, "", path): file for path, file in files(tree)}
     content: Content = {}
     for path in sorted(folder.rglob("*")):
         name = f"{PLACE}/{path.relative_to(folder).as_posix()}"
         if path.is_symlink():
             content[name] = Link(str(path.readlink()))
         elif path.is_file():
-            program = path.name == NAME
-            content[name] = File(path.read_bytes(), program, origins.get(path.name) or "pyinstaller")
+            taken = known.get("/".join(path.relative_to(folder).parts[1:]))
+            executable = taken.executable if taken else path == folder / NAME
+            content[name] = File(path.read_bytes(), executable, taken.origin if taken else "pyinstaller")
     if f"{PLACE}/{NAME}" not in content:
         raise FormatError(f"PyInstaller has left no program in {folder}; report it.")
     return content
