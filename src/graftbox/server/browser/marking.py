@@ -126,7 +126,13 @@ UNMARK = (
 )
 
 ACTIVATION = """{
-  const tell = () => { try { window.graftbox_page_activated(); } catch {} };
+  let last = -1000;
+  const tell = () => {
+    // One click is five events.
+    if (performance.now() - last < 100) return;
+    last = performance.now();
+    try { window.graftbox_page_activated(); } catch {}
+  };
   tell();
   for (const each of ['focus', 'focusin', 'load', 'pageshow', 'mousemove', 'mouseup', 'mousedown', 'wheel',
                       'keyup', 'keydown', 'input', 'touchstart', 'touchend']) {

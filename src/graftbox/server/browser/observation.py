@@ -67,21 +67,27 @@ async def observe(page: Page, session: CDPSession) -> Observation:
 async def _observe(page: Page, session: CDPSession) -> Observation:
     marks: dict[str, tuple[float, bool]] = {}
     frames = [page.main_frame]
+    # The picture takes longest, and what is marked does not show in it.
+    shot = {"format": "png", "optimizeForSpeed": True}
+    picture = asyncio.ensure_future(session.send("Page.captureScreenshot", shot))
     try:
         focused = await _mark(page.main_frame, "", marks, frames, VISIBILITY_MS)
-        picture, snapshot, tree = await asyncio.gather(
-            session.send("Page.captureScreenshot", {"format": "png", "optimizeForSpeed": True}),
+        snapshot, tree = await asyncio.gather(
             session.send(
                 "DOMSnapshot.captureSnapshot",
                 {"computedStyles": [], "includeDOMRects": True, "includePaintOrder": True},
             ),
             _tree(session, alone=not page.main_frame.child_frames),
         )
+    except BaseException:
+        picture.cancel()
+        raise
     finally:
         # A page that does not answer is not waited for: it may be why this is cancelled.
         tasks = [asyncio.ensure_future(_unmark(frame)) for frame in frames]
         await asyncio.wait(tasks, timeout=UNMARK_SECONDS)
-    return Observation(tree, properties(snapshot, marks), snapshot, focused, picture["data"])
+    data = (await picture)["data"]
+    return Observation(tree, properties(snapshot, marks), snapshot, focused, data)
 
 
 async def _unmark(frame: Frame) -> None:
