@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,8 @@ class Comparison:
 
 def comparison() -> Comparison:
     """Measures all ways, in a registry and a Docker of their own; takes some five minutes."""
+    # Who has waited long enough gets what was measured until then.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     before = os.getloadavg()[0]
     results: list[Result] = []
     failed: list[str] = []
@@ -103,9 +106,12 @@ def comparison() -> Comparison:
                 with _stage(folder / str(number), folder / "busybox.tar", tar, way.limit) as stage:
                     results.append(_measured(way, stage))
                 print(results[-1].row(), file=sys.stderr, flush=True)
-            except (RuntimeError, TimeoutError) as error:
+            except (AssertionError, OSError, RuntimeError) as error:
                 failed.append(f"{way.what}: {' '.join(str(error).split())}")
                 print(failed[-1], file=sys.stderr, flush=True)
+            except KeyboardInterrupt:
+                failed.append(f"{way.what} and what follows: interrupted")
+                break
             shutil.rmtree(folder / str(number), ignore_errors=True)
     return Comparison(tuple(results), (before, os.getloadavg()[0]), tuple(failed))
 
