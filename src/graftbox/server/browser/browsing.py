@@ -147,7 +147,7 @@ class Browsing:
             await self._drop()
         driver = self._driver
         if driver is None:
-            driver = self._driver = Driver(self.sandbox.identity)
+            driver = self._driver = Driver(self.sandbox.identity, self.sandbox.settings.working_dir)
         folder = self.sandbox.settings.working_dir
         downloads = str(Path(folder, DOWNLOADS))
         _, endpoint = await asyncio.gather(driver.run(driver.start()), browser.endpoint())

@@ -32,12 +32,14 @@ _STARTING = threading.Lock()
 
 
 class Driver:
-    """``playwright`` and ``pid`` once it runs. `run` is for the server's event loop, the other methods are
-    for coroutines on the driver's own.
+    """``playwright`` and ``pid`` once it runs; ``folder`` is one to write to where there is no /tmp.
+
+    `run` and `close` are for the server's event loop, the other methods for coroutines on the driver's own.
     """
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, folder: str = "/") -> None:
         self.identity = identity
+        self.folder = folder
         self.playwright: Playwright | None = None
         self.pid = 0
         self._loop = asyncio.new_event_loop()
@@ -59,7 +61,7 @@ class Driver:
             raise UnsupportedError(
                 "This bundle has no Playwright: add the component browser to it."
             ) from error
-        identity = self.identity
+        identity, folder = self.identity, self.folder
         pids = []
 
         class Pipe(transport.PipeTransport):
@@ -75,7 +77,7 @@ class Driver:
                         stdout=asyncio.subprocess.PIPE,
                         stderr=asyncio.subprocess.DEVNULL if Path(os.devnull).exists() else None,
                         limit=1024 * 1024,
-                        env=_environment(),
+                        env=_environment(folder),
                         cwd="/",
                         start_new_session=True,
                         **identity.popen(),
@@ -159,8 +161,11 @@ def command() -> list[str]:
     return [node, str(folder / "package" / "cli.js"), "run-driver"]
 
 
-def _environment() -> dict[str, str]:
+def _environment(folder: str) -> dict[str, str]:
     from playwright._impl._driver import get_driver_env
 
+    places = ("/tmp", "/dev/shm", folder)
+    temporary = next((place for place in places if os.access(place, os.W_OK | os.X_OK)), "/tmp")
+
     kept = {name: value for name, value in get_driver_env().items() if name.startswith("PW_")}
-    return {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LC_ALL": "C.UTF-8", **kept}
+    return {"PATH": "/usr/bin:/bin", "HOME": temporary, "TMPDIR": temporary, "LC_ALL": "C.UTF-8", **kept}
