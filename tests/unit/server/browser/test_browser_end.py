@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.unit.server.browser.conftest import living
 from tests.unit.server.conftest import until
 
@@ -112,3 +113,14 @@ def test_nothing_of_the_browser_outlives_a_server_that_is_killed(
     browser.client.process.wait()
     until(lambda: not living(pid))
     browser.client.process.returncode = 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start the browser as another user")
+def test_the_browser_runs_as_the_user_of_the_actions(launch: Callable[..., Any], site: str) -> None:
+    browser = launch("--user-id", "54321")
+    browser.open(f"{site}/")
+    assert {Path(f"/proc/{pid}").stat().st_uid for pid in living(browser.pid)} == {54321}
+    feature = browser.client.ask("GET", "/v1/capabilities")[1]["features"]["browser"]
+    assert feature["works"]
+    # The container decides whether there is a sandbox; either way it is said.
+    assert feature["sandboxed"] is (feature["sandbox_reason"] is None)
