@@ -23,6 +23,7 @@ PATIENCE = 10.0
 """Seconds that a request waits for a plugin that is being started."""
 NOTICE = 1.0
 """Seconds in which the end of a program is noticed that has closed its connections."""
+_SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 _CHUNK = 256 * 1024
 _HOP_BY_HOP = frozenset(
     (
@@ -60,7 +61,16 @@ class Way:
 async def serve(way: Way, scope: Message, receive: Receive, send: Send) -> None:
     """Answer from the plugin; raises `UnavailableError` where it gives no answer, `ConnectionResetError`
     where it or the client went away in the middle of one.
+
+    What only asks is asked once more of a plugin that has died meanwhile: it may have been dying before.
     """
+    if scope["method"] in _SAFE and not _has_body(scope):
+        with contextlib.suppress(_DiedError):
+            return await _serve(way, scope, receive, send)
+    return await _serve(way, scope, receive, send)
+
+
+async def _serve(way: Way, scope: Message, receive: Receive, send: Send) -> None:
     reader, writer = await _connect(way.plugin)
     program = way.plugin.program
     try:
@@ -96,11 +106,12 @@ async def _exchange(way: Way, scope: Message, receive: Receive, send: Send, stre
     reader, writer = stream
     http = h11.Connection(h11.CLIENT)
     headers = request_headers(way, scope)
-    names = {name for name, _ in scope["headers"]}
-    if b"transfer-encoding" in names:
+    if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
         headers.append((b"transfer-encoding", b"chunked"))
     headers.append((b"connection", b"close"))
     writer.write(http.send(h11.Request(method=scope["method"], target=way.target, headers=headers)) or b"")
+    if not _has_body(scope):
+        http.send(h11.EndOfMessage())
     up = asyncio.ensure_future(_upload(http, writer, receive))
     down = asyncio.ensure_future(_download(way, http, reader, send))
     try:
@@ -120,6 +131,8 @@ async def _exchange(way: Way, scope: Message, receive: Receive, send: Send, stre
 async def _upload(http: h11.Connection, writer: asyncio.StreamWriter, receive: Receive) -> None:
     """Send the body; returns when the client has gone away."""
     while (message := await receive())["type"] != "http.disconnect":
+        if http.our_state is not h11.SEND_BODY:
+            continue
         data = http.send(h11.Data(data=message["body"])) if message["body"] else b""
         if not message["more_body"]:
             data = (data or b"") + (http.send(h11.EndOfMessage()) or b"")
@@ -150,14 +163,22 @@ async def _download(way: Way, http: h11.Connection, reader: asyncio.StreamReader
             raise _broke_off(way.plugin)
 
 
+def _has_body(scope: Message) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+
+
 async def _event(http: h11.Connection, reader: asyncio.StreamReader) -> Any:
     while (event := http.next_event()) is h11.NEED_DATA:
         http.receive_data(await reader.read(_CHUNK))
     return event
 
 
+class _DiedError(UnavailableError):
+    """The plugin closed the connection before anything of its answer had come."""
+
+
 def _broke_off(plugin: Plugin) -> UnavailableError:
-    return UnavailableError(
+    return _DiedError(
         f"The plugin {plugin.name} ended, or closed the connection, before it had answered. "
         "Ask again; one that has died is started again.",
         1.0,
