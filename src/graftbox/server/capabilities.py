@@ -170,8 +170,9 @@ def look_at_folders(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
 
 
 def _folder(path: str) -> dict[str, Any]:
-    facts: dict[str, Any] = {"path": path, "exists": Path(path).is_dir(), "writable": _writable(path)}
+    facts: dict[str, Any] = {"path": path, "exists": False, "writable": _writable(path)}
     try:
+        facts["exists"] = Path(path).is_dir()
         found = os.statvfs(path)
     except OSError:
         return {**facts, "free_bytes": None, "free_files": None}
