@@ -1,0 +1,197 @@
+"""The bundle's other flavour: the server as one PyInstaller binary, on every base and by a Dockerfile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.bases import BASES, HOSTILE, Base, reference
+from tests.integration.conftest import Docker
+from tests.integration.test_base_matrix import (
+    MODES,
+    check_bundled_program,
+    check_environment,
+    check_git,
+    check_locked,
+    check_own_program,
+    check_shell,
+    graftbox,
+    sandbox,
+)
+from tests.integration.test_kernels import MAKE_WHEEL, cell
+from tests.integration.test_mcp import STDIO_SERVER, call
+
+from graftbox.sandbox.client import Client
+
+FLAVOR = ("--flavor", "pyinstaller")
+FOLDER = "/openhands/code/server"
+OWN = "[path for path in {line.split()[-1] for line in open('/proc/self/maps')} if '/' in path]"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bundle() -> dict[str, Any]:
+    """The bundle of this flavour, built once."""
+    found: dict[str, Any] = json.loads(graftbox("bundle", "build", *FLAVOR, "--json").stdout)
+    return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("base", BASES.values(), ids=list(BASES))
+def test_any_base_becomes_a_sandbox_by_the_binary(base: Base, mode: str) -> None:
+    with sandbox(base.name, *FLAVOR, "--engine", "embedded", *MODES[mode].split()) as client:
+        check_all(base, client, locked=mode == "locked-down")
+
+
+def test_it_runs_in_docker_as_an_image_and_beside_one(dockerd: Docker) -> None:
+    for deliver, base in (("mount", "bullseye"), ("graft", "hostile")):
+        options = ("--engine", "docker", "--deliver", deliver, *MODES["locked-down"].split())
+        with sandbox(base, *FLAVOR, *options) as client:
+            check_all(BASES[base], client, locked=True)
+
+
+def check_all(base: Base, client: Client, *, locked: bool) -> None:
+    assert client.alive()
+    check_shell(client)
+    check_git(client)
+    check_own_program(base, client)
+    check_bundled_program(client)
+    check_environment(base, client, locked=locked)
+    if locked:
+        check_locked(client)
+    check_cells(base, client)
+    check_names(client)
+
+
+def check_cells(base: Base, client: Client) -> None:
+    """The kernel is the binary itself, sees the base's variables, and maps our files only."""
+    assert cell(client, "print('to' + 'k')") == "tok"
+    assert cell(client, "import sys; sys.executable") == "'/openhands/libexec/python3.13'"
+    seen = eval(cell(client, "import os; dict(os.environ)"))
+    assert {name: seen.get(name) for name in base.variables} == base.variables
+    assert not [name for name in seen if name.startswith(("_PYI_", "JUPYTER"))]
+    assert "LC_CTYPE" not in seen
+    assert ("LD_LIBRARY_PATH" in seen) == ("LD_LIBRARY_PATH" in base.variables)
+    mapped = eval(cell(client, OWN))
+    assert f"{FOLDER}/_internal/libpython3.13.so.1.0" in mapped
+    assert not [path for path in mapped if not path.startswith(("/openhands/", "/dev/", "/SYSV"))]
+
+
+def check_names(client: Client) -> None:
+    """What clients call is there under its name."""
+    assert client.run("[ -L /openhands/bin/action-execution-server ] && echo link").output == "link"
+    outcome = client.run(
+        "/openhands/micromamba/bin/micromamba run -n openhands poetry run python -c 'print(6*7)'"
+    )
+    assert (outcome.output, outcome.exit_code) == ("42", 0)
+
+
+def test_cells_find_an_interpreter_pip_and_the_whole_library() -> None:
+    with sandbox("hostile", *FLAVOR, "--engine", "embedded", *MODES["locked-down"].split()) as client:
+        code = "import subprocess, sys; subprocess.check_output([sys.executable, '-c', 'print(1)'])"
+        assert cell(client, code) == "b'1\\n'"
+        code = "import multiprocessing as m; p = m.get_context('spawn').Process(target=print, args=['hello'])"
+        assert cell(client, f"{code}; p.start(); p.join(); p.exitcode") == "hello\n0"
+        assert cell(client, "import zoneinfo; zoneinfo.ZoneInfo('Europe/Paris').key") == "'Europe/Paris'"
+        assert cell(client, "import sqlite3, xml.dom.minidom, wsgiref, curses; 1") == "1"
+        cell(client, MAKE_WHEEL)
+        assert "Successfully installed" in cell(client, "%pip install --no-index /tmp/tinything-1.0-*.whl")
+        assert cell(client, "import tinything; tinything.VERSION") == "1"
+        assert cell(client, "!echo $((6 * 7))") == "42"
+        assert cell(client, "1 / 0").endswith("ZeroDivisionError: division by zero")
+        for number in range(5):
+            cell(client, f"x = {number}")
+        assert "Execution timed out" in cell(client, "import time; time.sleep(60)", 0.5)
+        assert cell(client, "x") == "4"
+
+
+def test_tools_for_models_work_in_the_binary() -> None:
+    started = json.loads(
+        graftbox("run", *FLAVOR, "--engine", "embedded", "--detach", "--json", reference("hostile")).stdout
+    )
+    try:
+        result = call(started, "shell", command="echo $LANG; uname")
+        assert result.structured_content["output"] == f"{HOSTILE['LANG']}\nLinux"
+        call(started, "write", path="/tmp/a/b", content="written\n")
+        assert call(started, "grep", pattern="writ+en", path="/tmp/a").content[0].text == "b:1:written"
+        assert call(started, "python", code="6 * 7").content[0].text == "42"
+        call(started, "write", path="/tmp/server.py", content=STDIO_SERVER)
+        server = {"name": "own", "command": "/openhands/bin/oh-python", "args": ["/tmp/server.py"]}
+        request = urllib.request.Request(
+            f"{started['url']}/update_mcp_server",
+            json.dumps([server]).encode(),
+            {"X-Session-API-Key": started["key"]},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert json.load(response)["router_error_log"] == ""
+        environment = json.loads(call(started, "own_environment").content[0].text)
+        assert not [name for name in environment if name.startswith(("GRAFTBOX_", "_PYI_"))]
+    finally:
+        graftbox("rm", "-f", started["name"])
+
+
+def test_the_bundle_is_whole_and_tells_its_flavour(bundle: dict[str, Any]) -> None:
+    assert "is whole and self-contained" in graftbox("bundle", "verify", *FLAVOR).stdout
+    shown = json.loads(graftbox("bundle", "show", *FLAVOR, "--json").stdout)
+    tree = json.loads(graftbox("bundle", "show", "--json").stdout)
+    assert (shown["flavor"], shown["digest"]) == ("pyinstaller", bundle["digest"])
+    assert shown["lock"] != tree["lock"]
+    assert {"pyinstaller", "libpython3.13"} <= {package["name"] for package in shown["packages"]}
+    layers = {layer["name"]: layer for layer in shown["components"]}
+    assert list(layers)[-1] == "binary"
+    # What has no Python is the same layer in both.
+    same = {layer["digest"] for layer in tree["components"]} & {layer["digest"] for layer in layers.values()}
+    assert same or {layer["name"] for layer in tree["components"]} <= {"core", "jupyter", "mcp", "server"}
+
+
+@pytest.fixture
+def other_cache(tmp_path: Path) -> Path:
+    """A cache in another place with all that has been built, to change."""
+    from graftbox.store import cache_root
+
+    for name in ("blobs", "inventories", "layers"):
+        shutil.copytree(cache_root() / name, tmp_path / "cache" / name, copy_function=_linked)
+    return tmp_path / "cache"
+
+
+def _linked(source: str, target: str) -> None:
+    Path(target).hardlink_to(source)
+
+
+def test_the_same_inputs_give_the_same_bytes(bundle: dict[str, Any], other_cache: Path) -> None:
+    """Also where the cache's path is another one."""
+    from graftbox.bundle.build import BINARY, job_class
+    from graftbox.bundle.progress import Silent
+    from graftbox.store import Store
+
+    job = job_class("pyinstaller").of(store=Store(other_cache))
+    (other_cache / "layers" / f"{job.key(BINARY)}.json").unlink()
+    assert job.layer(BINARY, Silent(), None).digest == bundle["components"][-1]["digest"]
+
+
+def test_a_dockerfile_copies_the_binary(dockerd: Docker) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "graftbox.runtime_build_pyinstaller", "--base-image", "scratch"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    name = done.stdout.strip().splitlines()[-1]
+    try:
+        labels = json.loads(dockerd("inspect", "--format", "{{json .Config.Labels}}", name))
+        assert labels["io.graftbox.method"] == "pyinstaller"
+        container = dockerd("run", "--detach", "--env", "SESSION_API_KEY=k", name)
+        address = dockerd("inspect", "--format", "{{.NetworkSettings.IPAddress}}", container)
+        with Client(f"http://{address}:60000", "k") as client:
+            client.wait_until_alive(30)
+            assert client.run("echo $((6 * 7))").output == "42"
+            assert cell(client, "6 * 7") == "42"
+        dockerd("rm", "--force", container)
+    finally:
+        dockerd("rmi", "--force", name)
