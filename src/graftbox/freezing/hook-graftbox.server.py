@@ -33,11 +33,14 @@ READ_BY_COMPILERS = (".c", ".h", ".pth", ".pxd", ".pxi", ".py", ".pyi", ".pyx", 
 
 
 def files(folder: Path, without: Container[str] = ()) -> Iterator[tuple[Path, Path]]:
-    """Each file, with its path below the folder."""
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.is_file() and "__pycache__" not in relative.parts and relative.parts[0] not in without:
-            yield path, relative
+    """Each file, with its path below the folder; not what ``without`` names at the top."""
+    for place, folders, names in os.walk(folder):
+        below = Path(place).relative_to(folder)
+        unwanted = without if place == str(folder) else ()
+        folders[:] = sorted(name for name in folders if name != "__pycache__" and name not in unwanted)
+        for name in sorted(names):
+            if name not in unwanted:
+                yield Path(place, name), below / name
 
 
 def module(relative: Path) -> str | None:
