@@ -20,7 +20,7 @@ from graftbox.server.browser.observation import Observation, content, observe
 from graftbox.server.browser.text import as_text
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, BrowserContext, CDPSession, Page, Request
+    from playwright.async_api import Browser, BrowserContext, CDPSession, Dialog, Page, Request
 
 ACTION_SECONDS = 100.0
 """The longest that an action may take, unless it has a limit of its own."""
@@ -63,7 +63,7 @@ class Step:
 @dataclass
 class _Download:
     name: str
-    path: str = ""
+    waited_for: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -98,6 +98,7 @@ class Gym:
         context.on("requestfinished", self._done)
         context.on("requestfailed", self._done)
         context.on("page", self._opened)
+        context.on("dialog", _answer)
         await context.expose_binding(BINDING, lambda source: self._activate(source["page"]))
         await context.add_init_script(ACTIVATION)
         self._activate(await context.new_page())
@@ -185,6 +186,8 @@ class Gym:
             await asyncio.wait_for(page.evaluate("0"), PROBE_SECONDS)
         except Exception:
             self._give_up(page)
+            # Its process must be gone before another page can be put into it.
+            await asyncio.wait(self._ending, timeout=LOOK_LEAST_SECONDS)
             return f"The page {page.url} does not answer, as its scripts keep it busy. Its tab was closed."
         return f"The page {page.url} is too large or too busy to be looked at in the time that was left."
 
@@ -309,11 +312,23 @@ class Gym:
         del self._downloads[event["guid"]]
 
     async def _await_downloads(self, deadline: float) -> None:
-        waiting = [download.over.wait() for download in self._downloads.values()]
+        waiting = [each.over.wait() for each in self._downloads.values() if not each.waited_for]
+        for each in self._downloads.values():
+            # One that never ends holds up one step, not all.
+            each.waited_for = True
         if waiting:
             left = min(DOWNLOAD_SECONDS, max(0.1, deadline - time.monotonic() - LOOK_SECONDS))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.gather(*waiting), left)
+
+
+async def _answer(dialog: Dialog) -> None:
+    """Nobody is there to answer: what a page asks before it is left gets a yes, all else a no."""
+    with contextlib.suppress(Exception):
+        if dialog.type == "beforeunload":
+            await dialog.accept()
+        else:
+            await dialog.dismiss()
 
 
 async def _await_error_page(page: Page) -> None:
