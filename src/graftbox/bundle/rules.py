@@ -188,6 +188,8 @@ def patches(name: str, arch: str) -> tuple[Patch, ...]:
             hidden("GIO_MODULE_DIR"),
             hidden("GIO_EXTRA_MODULES"),
         ),
+        # Only a table of character sets; amd64's code makes up the name in registers, out of two halves.
+        "libglib-2.0.so.0": (moved(usr_lib, "/openhands/lib", {"amd64": 0, "arm64": 1}[arch]),),
         "libpulse.so.0": (moved(usr_lib, "/openhands/lib", 1),),
         # Files that its GPU process may open: on amd64 also drivers.
         "chromium-headless-shell": (moved(usr_lib, "/openhands/lib", {"amd64": 3, "arm64": 1}[arch]),),
