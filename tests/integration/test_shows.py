@@ -1,0 +1,168 @@
+"""On any base a page is opened, clicked, typed into and photographed, a cell draws, VS Code edits."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import subprocess
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import async_playwright
+from tests.integration.bases import BASES
+from tests.integration.conftest import program
+from tests.integration.test_base_matrix import MODES, started
+
+from graftbox.sandbox.client import KEY_HEADER, Client
+from graftbox.sandbox.forward import forwarding
+
+PAGE = """<!DOCTYPE html><title>Show</title>
+<body style="font: 40px sans-serif; margin: 40px">
+<h1>Orders</h1>
+<input id="name" aria-label="name" style="font: inherit">
+<button style="font: inherit" onclick="
+  document.querySelector('p').textContent = 'Welcome ' + document.querySelector('#name').value">Greet</button>
+<p>Nobody yet</p>
+"""
+# A picture as plotting libraries make it: written by hand, since no base has one.
+DRAWING = """
+import struct, zlib
+from IPython.display import Image, display
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+rows = b"".join(b"\\0" + bytes(255 * (abs(x - y) < 2) for x in range(64)) for y in range(64))
+head = struct.pack(">IIBBBBB", 64, 64, 8, 0, 0, 0, 0)
+png = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+display(Image(data=b"\\x89PNG\\r\\n\\x1a\\n" + png))
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("base", list(BASES))
+def test_everything_works_on_any_base(base: str, mode: str, tmp_path: Path, dockerd: object) -> None:
+    options = ("--engine", "docker", *MODES[mode].split())
+    with started(base, *options) as facts, Client(facts["url"], facts["key"]) as client:
+        show_page(client, tmp_path)
+        show_drawing(client)
+        show_editor(client, facts)
+
+
+def show_page(client: Client, tmp_path: Path) -> None:
+    with site(client, PAGE) as address:
+        seen = browse(client, f'goto("{address}")')
+        assert "Nobody yet" in text_in(seen["extras"]["screenshot"], tmp_path)
+        field, button = bid(seen, "textbox 'name'"), bid(seen, "button 'Greet'")
+        browse(client, f'fill("{field}", "Ada")')
+        seen = browse(client, f'click("{button}")')
+        assert "Welcome Ada" in seen["content"]
+        assert "Welcome Ada" in text_in(seen["extras"]["screenshot"], tmp_path)
+
+
+def show_drawing(client: Client) -> None:
+    answer = act(client, "run_ipython", code=DRAWING)
+    (url,) = answer["extras"]["image_urls"]
+    assert picture(url).startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def show_editor(client: Client, facts: dict[str, str]) -> None:
+    """From outside, as a person does it: in a browser, by VS Code's address."""
+    client.write("/tmp/site/notes.txt", "Opened in the editor\n")
+    asyncio.run(edit(client, facts))
+
+
+async def edit(client: Client, facts: dict[str, str]) -> None:
+    async with reachable(facts["url"]) as address, async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=program("chromium-headless-shell"))
+        page = await browser.new_page()
+        page.set_default_timeout(60_000)
+        token = await asyncio.to_thread(vscode_token, address, facts["key"])
+        await page.goto(f"{address}/v1/proxy/vscode/?tkn={token}&folder=/tmp/site")
+        await page.wait_for_selector(".monaco-workbench .explorer-folders-view")
+        await page.get_by_text("notes.txt").first.dblclick()
+        await page.wait_for_selector(".view-line:has-text('Opened in the editor')")
+        await page.keyboard.press("Control+`")
+        terminal = ".terminal-wrapper.active .xterm-screen"
+        await page.wait_for_selector(terminal)
+        # What is typed while the terminal is still being opened may end up elsewhere.
+        typed = ""
+        while typed != "42":
+            await page.click(terminal)
+            await page.keyboard.type("echo $((6 * 7)) > /tmp/site/typed\n")
+            await page.wait_for_timeout(500)
+            typed = await asyncio.to_thread(output, client, "read -r typed < /tmp/site/typed; echo $typed")
+        await browser.close()
+
+
+def output(client: Client, command: str) -> str:
+    return client.run(command).output
+
+
+def vscode_token(address: str, key: str) -> str:
+    request = urllib.request.Request(f"{address}/vscode/connection_token", headers={KEY_HEADER: key})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        token = json.loads(answer.read())["token"]
+    assert isinstance(token, str)
+    return token
+
+
+@asynccontextmanager
+async def reachable(url: str) -> AsyncIterator[str]:
+    """The address of a sandbox's server for a browser."""
+    if not url.startswith("unix://"):
+        yield url
+        return
+    async with forwarding(Path(url.removeprefix("unix://")), 0) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def act(client: Client, kind: str, **args: Any) -> dict[str, Any]:
+    return client.execute({"action": kind, "args": args, "timeout": 60}, timeout=90)
+
+
+def browse(client: Client, actions: str) -> dict[str, Any]:
+    answer = act(client, "browse_interactive", browser_actions=actions, return_axtree=True)
+    assert answer["observation"] == "browse", answer
+    assert not answer["extras"]["error"], answer["extras"]["last_browser_action_error"]
+    return answer
+
+
+def bid(seen: dict[str, Any], what: str) -> str:
+    """The id of an element by its line in the accessibility tree."""
+    found = re.search(rf"\[(\w+)\] {re.escape(what)}", seen["content"])
+    assert found, seen["content"]
+    return found[1]
+
+
+def picture(url: str) -> bytes:
+    return base64.b64decode(url.partition(",")[2])
+
+
+def text_in(url: str, folder: Path) -> str:
+    """What a reader sees in a picture."""
+    (folder / "seen.png").write_bytes(picture(url))
+    command = [program("tesseract", "tesseract-ocr"), folder / "seen.png", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return " ".join(done.stdout.split())
+
+
+@contextmanager
+def site(client: Client, page: str) -> Iterator[str]:
+    """A web server inside the sandbox, on its loopback interface."""
+    client.write("/tmp/site/index.html", page)
+    server = "import http.server as s; h = s.HTTPServer(('127.0.0.1', 0), s.SimpleHTTPRequestHandler); "
+    code = f"{server}print(h.server_port, flush=True); h.serve_forever()"
+    client.run("cd /tmp/site")
+    client.run(f"/openhands/bin/oh-python -c {json.dumps(code)} > port 2> log &")
+    port = client.run("until read -r port < port; do :; done; echo $port").output
+    try:
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        client.run("kill %1; cd /")
