@@ -116,6 +116,34 @@ def test_a_wheels_own_libraries_are_found_beside_it(staged: Stage, make_elf: Mak
     assert "lib/libc.so.6" in content
 
 
+def test_parts_of_a_wheel_go_where_the_table_says_and_its_programs_stay_executable(
+    staged: Stage, make_elf: MakeElf, tmp_path: Path
+) -> None:
+    wheel, program = tmp_path / "node.whl", make_elf()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, data in {
+            "x/bin/node": program,
+            "x/bin/npm": b"#!/usr/bin/env node",
+            "x/doc/a.md": b"",
+        }.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = 0o100755 << 16
+            archive.writestr(info, data)
+    takes = [{"from": "x/bin/node", "to": "libexec/node"}, {"from": "", "to": "all", "except": ["doc"]}]
+    content = staged({"wheels": "lib/p", "from-wheel": {"node": takes}}, {"node 1": wheel})
+    assert content["libexec/node"] == content["all/x/bin/node"] == File(program, True, "node 1")
+    assert content["all/x/bin/npm"] == File(b"#!/usr/bin/env node", False, "node 1")
+    assert not [path for path in content if path.startswith("lib/p") or path.endswith(".md")]
+    missing = {"from-wheel": {"node": [{"from": "x/none", "to": "y"}]}}
+    with pytest.raises(UsageError, match="No package of the lock has x/none"):
+        staged(missing, {"node 1": wheel})
+
+
+def test_a_table_may_hold_small_files(staged: Stage) -> None:
+    content = staged({"files": {"etc/fonts.conf": "<fontconfig/>"}})
+    assert content["etc/fonts.conf"] == File(b"<fontconfig/>")
+
+
 def test_a_damaged_wheel_is_named(staged: Stage, tmp_path: Path) -> None:
     wheel = tmp_path / "x.whl"
     wheel.write_bytes(b"PK\3\4 not really")
