@@ -14,7 +14,7 @@ from graftbox.server.browser.cdp import Params, ProtocolError, Router
 from graftbox.server.browser.errors import PageTimeoutError
 from graftbox.server.browser.pages import Visit
 from graftbox.server.channel import Channel
-from graftbox.server.request import HTTPError, Request, Response, answer
+from graftbox.server.request import Request, Response, answer
 from graftbox.server.shapes.browser import GOTO, NEW, PDF, READ, SCREENSHOT, SCRIPT
 
 
@@ -103,7 +103,7 @@ async def screenshot(request: Request) -> Response:
     given = request.arguments(SCREENSHOT)
     kind, quality = given["format"], given.get("quality")
     if quality is not None and kind == "png":
-        raise HTTPError(422, "A png has no quality; leave it out, or ask for format=jpeg.")
+        raise UsageError("A png has no quality; leave it out, or ask for format=jpeg.")
     async with _visit(request, request.parameters["page"], given["timeout"]) as here:
         data = await pages.screenshot(here, kind, quality, full_page=given["full_page"])
     return Response(200, data, f"image/{kind}")

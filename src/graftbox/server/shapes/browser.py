@@ -175,7 +175,7 @@ OPENAPI = {
         path=_PATH,
         query=SCREENSHOT,
         answers={200: (Media("image/png"), Media("image/jpeg"))},
-        errors=_ON_PAGE,
+        errors=(400, *_ON_PAGE),
     ),
     "pdf": Operation(
         "A page as PDF",

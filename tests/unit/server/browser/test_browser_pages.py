@@ -111,7 +111,7 @@ def test_what_is_not_there_or_makes_no_sense_is_refused(browser: Any) -> None:
     page = browser.open()
     assert browser.ask("GET", "/pages/nothing/screenshot")[0] == 404
     assert browser.ask("DELETE", "/pages/nothing")[0] == 404
-    assert browser.ask("GET", f"/pages/{page}/screenshot?quality=50")[0] == 422
+    assert browser.ask("GET", f"/pages/{page}/screenshot?quality=50")[0] == 400
     assert browser.ask("GET", f"/pages/{page}/screenshot?format=gif")[0] == 422
     assert browser.ask("POST", f"/pages/{page}/goto", {})[0] == 422
 
