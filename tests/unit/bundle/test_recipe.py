@@ -78,7 +78,7 @@ def test_the_built_in_recipes_are_sound(name: str) -> None:
 
 
 def test_an_unknown_recipe_or_component_is_named_with_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="openhands, .*tools"):
+    with pytest.raises(NotFoundError, match=r"openhands, .*tools"):
         Recipe.find("nope")
     with pytest.raises(NotFoundError, match="it has core"):
         parse(GOOD).component("browser")
