@@ -29,6 +29,13 @@ PAGES: dict[str, str] = {
 }
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A browser that was killed hangs up in the middle; that is not the site's business."""
+
+
 class _Site(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/endless":
@@ -62,8 +69,7 @@ class _Site(BaseHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def site() -> Iterator[str]:
     """The address of a small site, without a slash at the end."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Site)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _Site)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
