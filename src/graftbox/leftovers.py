@@ -43,12 +43,11 @@ class Kind:
 
 @dataclass(frozen=True)
 class Leftover:
-    """An entry that may go: ``idle`` seconds have passed since it was used."""
+    """An entry that may go; its size in bytes on disk."""
 
     kind: str
     path: Path
     size: int
-    idle: float
 
 
 def kinds(store: Store) -> list[Kind]:
@@ -61,16 +60,15 @@ def kinds(store: Store) -> list[Kind]:
     return found
 
 
-def unused(store: Store, seconds: float) -> list[Leftover]:
-    """Entries that nothing has used for so long; none that is mounted in any sandbox."""
+def unused(store: Store, moment: float) -> list[Leftover]:
+    """Entries that nothing has used since ``moment``, in Unix time; none that is mounted in any sandbox."""
     mounted = _mounted()
     seen: set[tuple[int, int]] = set()
     found = []
     for name, pattern in ENTRIES.items():
         for path in sorted(store.root.glob(pattern)):
-            idle = time.time() - _last_use(path)
-            if idle >= seconds and path.name not in mounted:
-                found.append(Leftover(name, path, _size(path, seen), idle))
+            if _last_use(path) <= moment and path.name not in mounted:
+                found.append(Leftover(name, path, _size(path, seen)))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 
 import click
 
@@ -53,7 +54,7 @@ def prune(days: float, dry_run: bool, as_json: bool) -> None:
     from graftbox.store import Store
 
     store = Store()
-    found = unused(store, days * DAY)
+    found = unused(store, time.time() - days * DAY)
     for leftover in found:
         if not dry_run:
             remove(store, leftover)
