@@ -25,6 +25,7 @@ from openhands.core.config import MCPConfig, OpenHandsConfig
 from openhands.core.config.mcp_config import MCPStdioServerConfig
 from openhands.events import EventStream
 from openhands.events.action import (
+    BrowseInteractiveAction,
     BrowseURLAction,
     CmdRunAction,
     FileEditAction,
@@ -246,9 +247,18 @@ class Scenario:
             )
             assert "YO" in observation.content, observation
 
-    def t22_a_browser_that_is_not_there_is_refused_in_their_words(self) -> None:
-        observation = self.runtime.run_action(BrowseURLAction(url="http://localhost:1/"))
-        assert "Browser functionality is not supported or disabled." in observation.content, observation
+    def t22_a_page_is_browsed_clicked_and_photographed(self) -> None:
+        click = "document.querySelector('h1').textContent = 'Clicked'"
+        page = f'<h1>Seen</h1><button onclick="{click}">Go</button>'
+        self.runtime.run_action(FileWriteAction(path=f"{self.folder}/page.html", content=page))
+        url = f"file://{self.folder}/page.html"
+        observation = self.runtime.run_action(BrowseURLAction(url=url))
+        assert "#  Seen" in observation.content, observation
+        observation = self.runtime.run_action(BrowseInteractiveAction(browser_actions="click('4')"))
+        assert "heading 'Clicked'" in observation.content, observation
+        assert observation.screenshot.startswith("data:image/png;base64,"), observation
+        assert observation.url == url, observation
+        assert not observation.error, observation
 
     def t23_microagents_of_a_repository_are_loaded(self) -> None:
         agent = "---\nname: n\ntype: knowledge\nagent: CodeActAgent\ntriggers:\n- test\n---\n\nGuidelines"
@@ -296,7 +306,7 @@ def configuration(folder: str) -> dict[str, Any]:
     """What every runtime is made of, with the default folder for its own files out of the way."""
     config = OpenHandsConfig()
     config.workspace_mount_path_in_sandbox = folder
-    config.enable_browser = False
+    config.enable_browser = True
     config.file_store, config.file_store_path = "memory", tempfile.mkdtemp()
     store = get_file_store(config.file_store, config.file_store_path)
     return {
