@@ -37,6 +37,7 @@ from benchmarks import (
     registry,
     server,
     shell,
+    vscode,
     ways,
 )
 from benchmarks.measure import table
@@ -128,6 +129,7 @@ SECTIONS = {
     "shell": Section("The shell", ("unpacked",), shell.figures),
     "kernel": Section("Cells", ("unpacked",), kernel.figures),
     "browser": Section("The browser", ("unpacked",), browser.figures),
+    "vscode": Section("VS Code", ("unpacked",), vscode.figures),
     "jobs": Section("Background commands", ("port",), jobs.figures),
     "model": Section("Beside the model's server", ("unpacked", "model"), model.figures),
     "graft": Section("Adding it to an image", ("registry", "base"), graft.figures),
