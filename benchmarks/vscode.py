@@ -1,7 +1,7 @@
 """VS Code: how soon its server answers, and how soon its workbench shows the folder's files.
 
-The page is loaded by a Chromium of this machine, with nothing in its cache. python -m benchmarks.vscode measures
-these alone.
+The page is loaded by a Chromium of this machine, with nothing in its cache. python -m benchmarks.vscode
+measures these alone.
 """
 
 from __future__ import annotations
