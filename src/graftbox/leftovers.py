@@ -66,9 +66,11 @@ def unused(store: Store, moment: float) -> list[Leftover]:
     seen: set[tuple[int, int]] = set()
     found = []
     for name, pattern in ENTRIES.items():
-        for path in sorted(store.root.glob(pattern)):
-            if _last_use(path) <= moment and path.name not in mounted:
-                found.append(Leftover(name, path, _size(path, seen)))
+        found += [
+            Leftover(name, path, _size(path, seen))
+            for path in sorted(store.root.glob(pattern))
+            if _last_use(path) <= moment and path.name not in mounted
+        ]
     return found
 
 

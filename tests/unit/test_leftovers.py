@@ -84,7 +84,9 @@ def test_the_command_shows_and_prunes(store: Store) -> None:
 def test_what_a_mirror_has_noted_goes_when_nothing_reads_it(store: Store) -> None:
     note = store.folder("mirror", HEX[:32]) / f"{HEX}.json"
     note.write_text("{}")
-    assert "mirrored images" not in {leftover.kind for leftover in unused(store, 60)}
-    (found,) = [leftover for leftover in unused(store, 0) if leftover.kind == "mirrored images"]
+    assert "mirrored images" not in {leftover.kind for leftover in unused(store, time.time() - 60)}
+    (found,) = [
+        leftover for leftover in unused(store, time.time() + 60) if leftover.kind == "mirrored images"
+    ]
     remove(store, found)
     assert not note.exists()
