@@ -29,7 +29,7 @@ TOOLS = {
     "PyInstaller", "_distutils_hack", "_pyinstaller_hooks_contrib", "altgraph", "bin", "graftbox",
     "pkg_resources", "setuptools",
 }  # fmt: skip
-READ_BY_COMPILERS = (".c", ".h", ".pth", ".pxd", ".pxi", ".py", ".pyi", ".pyx", "py.typed")
+READ_BY_COMPILERS = (".c", ".h", ".pth", ".pxd", ".pxi", ".pyi", ".pyx", "py.typed")
 
 
 def files(folder: Path, without: Container[str] = ()) -> Iterator[tuple[Path, Path]]:

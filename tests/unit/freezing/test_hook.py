@@ -44,3 +44,9 @@ def test_packages_bring_their_data(hook: dict[str, Any]) -> None:
     places = {place for _, place in hook["datas"]}
     assert any(place.startswith("h11-") and place.endswith(".dist-info") for place in places)
     assert "PyInstaller" in hook["excludedimports"]
+
+
+def test_modules_that_have_no_name_are_there_as_files(hook: dict[str, Any]) -> None:
+    """pip imports ``unicode17-0-0``, which no import statement can."""
+    names = [Path(source).name for source, place in hook["datas"] if place.startswith("pip/")]
+    assert [name for name in names if name.endswith(".py") and "-" in name]
