@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -31,6 +32,12 @@ def made() -> BundleManifest:
 @pytest.fixture(scope="module")
 def layers(made: BundleManifest) -> dict[str, Content]:
     return {layer.name: read(layer, Store()) for layer in made.layers}
+
+
+def test_every_path_has_one_spelling(layers: dict[str, Content]) -> None:
+    # Docker refuses a layer that holds one file as a/b and as a/./b.
+    paths = [path for content in layers.values() for path in content]
+    assert [path for path in paths if path != posixpath.normpath(path)] == []
 
 
 def test_every_program_and_library_is_stripped(layers: dict[str, Content]) -> None:

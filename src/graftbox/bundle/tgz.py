@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ def nodes(
             for member in archive:
                 if ".." in member.name.split("/"):
                     raise ValueError(f"it has a member called {member.name!r}")
-                name = member.name.removeprefix("./").strip("/").partition("/")[2]
+                # Some packages hold one file as package/lib/a.js and as package/./lib/a.js.
+                name = posixpath.normpath(member.name).strip("/").partition("/")[2]
                 if not member.isreg() or not name or not wanted(name):
                     continue
                 stream = archive.extractfile(member)

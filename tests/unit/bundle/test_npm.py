@@ -280,3 +280,9 @@ def test_a_packages_files_are_found_below_its_one_top_folder(tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(FormatError, match=r"x 1\.0 .* is damaged"):
         list(tgz.nodes(path, "x 1.0"))
+
+
+def test_a_file_that_a_package_holds_under_two_spellings_is_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.tgz"
+    path.write_bytes(tarball({"dist/index.js": b"a", "./dist/index.js": b"a"}))
+    assert {name for name, _ in tgz.nodes(path, "x 1.0")} == {"dist/index.js"}
