@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 CONNECT_MS = 30_000
 STOP_SECONDS = 3.0
+_MISSING = "This bundle has no Playwright: add the component browser to it."
 _STARTING = threading.Lock()
 
 
@@ -42,6 +43,7 @@ class Driver:
         self.folder = folder
         self.playwright: Playwright | None = None
         self.pid = 0
+        self._starting: asyncio.Future[None] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._work, name="browser", daemon=True)
         self._thread.start()
@@ -51,57 +53,44 @@ class Driver:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def start(self) -> None:
-        """Start Node.js, if it does not run; raises `UnsupportedError`."""
-        if self.playwright is not None:
-            return
+        """Start Node.js, once; raises `UnsupportedError`, or Playwright's errors."""
+        if self._starting is None or (self._starting.done() and self.playwright is None):
+            self._starting = asyncio.ensure_future(self._start())
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
+        # Python takes in as much of Playwright as Node.js does: that goes on at the same time.
+        process = await self._spawn()
         try:
-            from playwright._impl import out_of_process, transport
-            from playwright.async_api import async_playwright
-        except ImportError as error:
-            raise UnsupportedError(
-                "This bundle has no Playwright: add the component browser to it."
-            ) from error
-        identity, folder = self.identity, self.folder
-        pids = []
-
-        class Pipe(transport.PipeTransport):
-            """As Playwright's own, but another user, environment and standard error."""
-
-            async def connect(self) -> None:
-                self._stopped_future = asyncio.get_running_loop().create_future()
-                self.on_error_future.add_done_callback(lambda future: future.exception())
-                try:
-                    self._proc = await asyncio.create_subprocess_exec(
-                        *command(),
-                        stdin=asyncio.subprocess.PIPE,
-                        stdout=asyncio.subprocess.PIPE,
-                        stderr=asyncio.subprocess.DEVNULL if Path(os.devnull).exists() else None,
-                        limit=1024 * 1024,
-                        env=_environment(folder),
-                        cwd="/",
-                        start_new_session=True,
-                        **identity.popen(),
-                    )
-                except OSError as error:
-                    self.on_error_future.set_exception(error)
-                    raise UnsupportedError(f"Node.js can't be started: {error.strerror}.") from error
-                pids.append(self._proc.pid)
-                oom.offer(self._proc.pid)
-                self._output = self._proc.stdin
-
-        with _STARTING:
-            # The client takes the class from its module when it is made, before it first waits.
-            theirs = vars(out_of_process)["PipeTransport"]
-            vars(out_of_process)["PipeTransport"] = Pipe
-            try:
-                starting = asyncio.ensure_future(async_playwright().start())
-                await asyncio.sleep(0)
-            finally:
-                vars(out_of_process)["PipeTransport"] = theirs
-        playwright = await starting
+            playwright = await _client(process)
+        except BaseException:
+            assert process.stdin is not None
+            process.stdin.close()
+            raise
         playwright.selectors.set_test_id_attribute(ATTRIBUTE)
         self.playwright = playwright
-        self.pid = pids[0]
+        self.pid = process.pid
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        """Node.js; raises `UnsupportedError`."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command(),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL if Path(os.devnull).exists() else None,
+                limit=1024 * 1024,
+                env=_environment(self.folder),
+                cwd="/",
+                start_new_session=True,
+                **self.identity.popen(),
+            )
+        except ImportError as error:
+            raise UnsupportedError(_MISSING) from error
+        except OSError as error:
+            raise UnsupportedError(f"Node.js can't be started: {error.strerror}.") from error
+        oom.offer(process.pid)
+        return process
 
     async def connect(self, endpoint: str, headers: dict[str, str]) -> Browser:
         """The browser at this address; raises Playwright's errors."""
@@ -150,6 +139,35 @@ class Driver:
             self._loop.run_forever()
         finally:
             self._loop.close()
+
+
+async def _client(process: asyncio.subprocess.Process) -> Playwright:
+    """Playwright's Python side for the Node.js side that ``process`` is; raises `UnsupportedError`."""
+    try:
+        from playwright._impl import out_of_process, transport
+        from playwright.async_api import async_playwright
+    except ImportError as error:
+        raise UnsupportedError(_MISSING) from error
+
+    class Pipe(transport.PipeTransport):
+        """As Playwright's own, but with a process that was started before."""
+
+        async def connect(self) -> None:
+            self._stopped_future = asyncio.get_running_loop().create_future()
+            self.on_error_future.add_done_callback(lambda future: future.exception())
+            self._proc = process
+            self._output = process.stdin
+
+    with _STARTING:
+        # The client takes the class from its module when it is made, before it first waits.
+        theirs = vars(out_of_process)["PipeTransport"]
+        vars(out_of_process)["PipeTransport"] = Pipe
+        try:
+            starting = asyncio.ensure_future(async_playwright().start())
+            await asyncio.sleep(0)
+        finally:
+            vars(out_of_process)["PipeTransport"] = theirs
+    return await starting
 
 
 def command() -> list[str]:

@@ -90,6 +90,10 @@ class Gym:
 
     async def open(self) -> None:
         """Have a first, empty tab."""
+        session, _ = await asyncio.gather(self.browser.new_browser_cdp_session(), self._open())
+        await self._receive_downloads(session)
+
+    async def _open(self) -> None:
         context = await self.browser.new_context(
             viewport={"width": WIDTH, "height": HEIGHT}, accept_downloads=True
         )
@@ -99,10 +103,11 @@ class Gym:
         context.on("requestfailed", self._done)
         context.on("page", self._opened)
         context.on("dialog", _answer)
-        await context.expose_binding(BINDING, lambda source: self._activate(source["page"]))
-        await context.add_init_script(ACTIVATION)
+        await asyncio.gather(
+            context.expose_binding(BINDING, lambda source: self._activate(source["page"])),
+            context.add_init_script(ACTIVATION),
+        )
         self._activate(await context.new_page())
-        await self._receive_downloads()
 
     @property
     def pages(self) -> list[Page]:
@@ -278,14 +283,13 @@ class Gym:
 
     # Downloads
 
-    async def _receive_downloads(self) -> None:
+    async def _receive_downloads(self, session: CDPSession) -> None:
         """Have Chromium put what this context downloads into the folder, under its own name."""
         assert self.context is not None
         assert self.page is not None
         page = await self.context.new_cdp_session(self.page)
         self._sessions[self.page] = page
         target = await page.send("Target.getTargetInfo")
-        session = await self.browser.new_browser_cdp_session()
         session.on("Browser.downloadWillBegin", self._download_begun)
         session.on("Browser.downloadProgress", self._download_moved)
         await session.send(

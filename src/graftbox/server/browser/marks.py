@@ -7,6 +7,7 @@ black.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from functools import lru_cache
 from typing import Any
 
 from graftbox.server.browser.glyphs import glyphs
@@ -73,23 +74,30 @@ def _fill(canvas: Picture, left: int, top: int, right: int, bottom: int) -> None
 
 
 def _label(canvas: Picture, text: str, x: float, y: float) -> None:
-    rows = _written(text)
-    left, top = round(x), round(y - len(rows) / 2 + 4)
     size = canvas.channels
-    for number, row in enumerate(rows):
-        line = top + number
-        if not 0 <= line < canvas.height:
-            continue
-        cut = row[max(0, -left) : max(0, canvas.width - left)]
-        pixels = bytearray(b"\xff" * (size * len(cut)))
+    rows = _written(text, size)
+    left, top = round(x) * size, round(y - len(rows) / 2 + 4)
+    start, skipped, room = max(left, 0), max(-left, 0), max(canvas.width * size - left, 0)
+    for number, row in enumerate(rows, top):
+        if 0 <= number < canvas.height:
+            cut = row[skipped:room]
+            canvas.row(number)[start : start + len(cut)] = cut
+
+
+@lru_cache(maxsize=1024)
+def _written(text: str, size: int) -> tuple[bytes, ...]:
+    """``text`` as pixels of ``size`` channels, white on black in a white frame."""
+    found = []
+    for row in _drawn(text):
+        pixels = bytearray(b"\xff" * (size * len(row)))
         for channel in range(3):
-            pixels[channel::size] = cut
-        start = max(left, 0) * size
-        canvas.row(line)[start : start + len(pixels)] = pixels
+            pixels[channel::size] = row
+        found.append(bytes(pixels))
+    return tuple(found)
 
 
-def _written(text: str) -> list[bytearray]:
-    """``text`` in brightness, white on black in a white frame."""
+def _drawn(text: str) -> list[bytearray]:
+    """``text`` in brightness."""
     known = glyphs()
     letters = [known[each] for each in text if each in known]
     if not letters:
