@@ -7,6 +7,8 @@ packages=(
   docker.io faketime fuse-overlayfs gcc git libc6-dev mmdebstrap musl-tools podman procps qemu-user-static ripgrep
   skopeo sudo tesseract-ocr tmux uidmap umoci
 )
+# As Node.js publishes it, both are one package.
+command -v npm >/dev/null || packages+=(nodejs npm)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
