@@ -37,6 +37,7 @@ from benchmarks import (
     registry,
     server,
     shell,
+    sizes,
     vscode,
     ways,
 )
@@ -122,6 +123,7 @@ class Section:
 
 SECTIONS = {
     "build": Section("Building the bundle", (), build.figures),
+    "sizes": Section("The size of the bundle", (), sizes.figures),
     "imports": Section("Starting the server", ("unpacked",), imports.figures),
     "flavours": Section("The two flavours", (), flavours.figures),
     "files": Section("Reading and writing files", ("unpacked",), files.figures),
