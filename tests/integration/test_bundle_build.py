@@ -34,7 +34,7 @@ EMULATORS = {"amd64": "qemu-x86_64-static", "arm64": "qemu-aarch64-static"}
 SOURCE = Path(__file__).parents[2] / "src"
 STRICT = os.environ.get("GRAFTBOX_TEST_STRICT") == "1"
 # Browsers and editors take a minute to build, by the same code.
-FEW = () if os.environ.get("GRAFTBOX_LONG_TESTS") == "1" else ("jupyter", "mcp")
+FEW = ("jupyter", "mcp", *(("browser", "vscode") if os.environ.get("GRAFTBOX_LONG_TESTS") == "1" else ()))
 CHOSEN = [word for name in FEW for word in ("--component", name)]
 NOWHERE = "http://127.0.0.1:9/none"
 HOSTILE = {
@@ -115,7 +115,7 @@ def seed(folder: Path, store: Store) -> Iterator[Path]:
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     lock = Lock.of(Recipe.builtin())
-    for entry in lock.entries(NATIVE):
+    for entry in lock.entries(NATIVE, ("core", *FEW)):
         os.link(store.blob_path(f"sha256:{entry.sha256}"), blobs / entry.sha256) if _same_disk(
             store.root, folder
         ) else shutil.copy(store.blob_path(f"sha256:{entry.sha256}"), blobs / entry.sha256)
@@ -312,7 +312,7 @@ def another_date() -> list[str]:
 
 
 def test_two_builds_differ_in_nothing(seeded: Path, tmp_path: Path, store: Store) -> None:
-    first = {layer.name: layer.digest for layer in build(components=FEW or None, store=store).layers}
+    first = {layer.name: layer.digest for layer in build(components=FEW, store=store).layers}
     with tempfile.TemporaryDirectory() as folder:  # tmp_path is closed to other users
         Path(folder).chmod(0o755)
         other = Path(folder) / "elsewhere"
@@ -337,7 +337,7 @@ def test_a_second_build_does_nothing(made: Path, store: Store) -> None:
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
     second = built(made, *CHOSEN)
     assert {layer["digest"] for layer in second["components"]} == {
-        layer.digest for layer in build(components=FEW or None, store=store).layers
+        layer.digest for layer in build(components=FEW, store=store).layers
     }
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
 
@@ -411,7 +411,7 @@ def test_a_corrupt_package_is_named_and_nothing_is_kept(seeded: Path) -> None:
     data = blob.read_bytes()
     blob.unlink()  # it may be a link into the shared cache
     blob.write_bytes(data[: len(data) // 2].ljust(len(data)))
-    result = graftbox(seeded, "bundle", "build")
+    result = graftbox(seeded, "bundle", "build", *CHOSEN)
     assert result.returncode == 1
     assert f"The package bash {entry.version}" in result.stderr
     assert "Traceback" not in result.stderr
@@ -422,7 +422,7 @@ def test_a_corrupt_package_is_named_and_nothing_is_kept(seeded: Path) -> None:
 def test_a_package_that_nobody_has_is_an_error_that_says_what_to_do(seeded: Path) -> None:
     entry = next(e for e in Lock.of(Recipe.builtin()).entries(NATIVE) if e.name == "bash")
     (seeded / "blobs" / "sha256" / entry.sha256).unlink()
-    result = graftbox(seeded, "bundle", "build")
+    result = graftbox(seeded, "bundle", "build", *CHOSEN)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "graftbox: " in result.stderr.splitlines()[-1]
@@ -442,7 +442,7 @@ def test_a_full_disk_is_named(seeded: Path, tmp_path: Path) -> None:
     small.mkdir()
     shutil.copytree(seeded, tmp_path / "small.seed", copy_function=shutil.copy)
     used = sum(path.stat().st_size for path in seeded.rglob("*") if path.is_file()) // 2**20
-    command = within_a_small_disk(small, used + 30, [*GRAFTBOX, "bundle", "build"])
+    command = within_a_small_disk(small, used + 30, [*GRAFTBOX, "bundle", "build", *CHOSEN])
     result = subprocess.run(command, env=environment(small), capture_output=True, text=True)
     assert result.returncode == 1, result.stderr
     assert "No space left" in result.stderr.splitlines()[-1], result.stderr
