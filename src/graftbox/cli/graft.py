@@ -191,7 +191,8 @@ def bundles(
 
     wanted = architecture(platform) if platform else machine_architecture()
     found = {}
-    for arch in [wanted] if platform else dict.fromkeys((wanted, "amd64", "arm64")):
+    one = platform or flavor == "pyinstaller"  # which is there for the machine's own architecture only
+    for arch in [wanted] if one else dict.fromkeys((wanted, "amd64", "arm64")):
         manifest = build.current(arch, components, store, compression=compression, flavor=flavor)
         if manifest is None and arch == wanted:
             _say(f"building the bundle for linux/{arch} first (graftbox bundle build)")
