@@ -35,6 +35,8 @@ SETTLE_SECONDS = 0.5
 """The effects of an action are waited for until the network is quiet, at most so long."""
 LOAD_MS = 3000
 QUIET = frozenset(("noop", "goto", "go_back", "go_forward", "new_tab", "tab_focus", "tab_close", "scroll"))
+STILL = frozenset(("noop", "goto", "new_tab"))
+"""After these a page does not move any more, unless it changes or loads what can be noticed."""
 DOWNLOAD_SECONDS = 60.0
 END_SECONDS = 10.0
 _ERROR_PAGE = "location.protocol === 'chrome-error:' && document.readyState === 'complete'"
@@ -133,7 +135,7 @@ class Gym:
         self.context.set_default_timeout(round(left * 1000))
         page = await self._current()
         crashed = ""
-        quiet = QUIET_SECONDS
+        quiet, still = QUIET_SECONDS, True
         try:
             hand = Hand(page, self._activate, lambda: self.pages, self.folder)
             # Playwright's own limits come first, as they say what was waited for.
@@ -141,6 +143,7 @@ class Gym:
                 for call in parse(text):
                     if call.name not in QUIET:
                         quiet = INPUT_QUIET_SECONDS
+                    still = still and call.name in STILL
                     await hand.do(call)
         except asyncio.CancelledError:
             raise
@@ -154,23 +157,51 @@ class Gym:
             await self._stop_loading(page)
         if "net::ERR_" in error and "net::ERR_ABORTED" not in error:
             await _await_error_page(page)
-        await self._settle(quiet)
-        await self._await_downloads(deadline)
-        if page in self._crashed:
-            crashed = f"The page {page.url} crashed, and its tab was closed."
-        page = await self._current()
         try:
-            limit = min(LOOK_SECONDS, max(LOOK_LEAST_SECONDS, deadline - time.monotonic()))
-            seen = await asyncio.wait_for(self._look(page), limit)
+            seen = None
+            if still and not (error or self._requests or page in self._crashed):
+                page = await self._current()
+                seen = await self._glance(page, deadline)
+            if seen is None:
+                await self._settle(quiet)
+                await self._await_downloads(deadline)
+                if page in self._crashed:
+                    crashed = f"The page {page.url} crashed, and its tab was closed."
+                page = await self._current()
+                seen = await self._look(page, deadline)
         except TimeoutError:
             raise PageError(f"{await self._unseen(page)} {error}".strip()) from None
         return await self._told(page, seen, crashed if crashed and not error else error)
 
-    async def _look(self, page: Page) -> Observation:
-        session = await self._session(page)
-        with contextlib.suppress(Exception):
-            await page.wait_for_load_state("domcontentloaded", timeout=LOAD_MS)
-        return await observe(page, session)
+    async def _glance(self, page: Page, deadline: float) -> Observation | None:
+        """The page, looked at while it is awaited that it rests; None if it does not, or can't be seen yet.
+
+        Raises `TimeoutError`.
+        """
+        self._network.clear()
+        quiet = time.monotonic() + QUIET_SECONDS
+        try:
+            seen = await self._look(page, deadline)
+        except TimeoutError:
+            raise
+        except Exception:
+            return None
+        await asyncio.sleep(max(0.0, quiet - time.monotonic()))
+        loading = self._network.is_set() or any(not each.waited_for for each in self._downloads.values())
+        moved = seen.changed or page in self._crashed or self.page is not page
+        return None if loading or moved else seen
+
+    async def _look(self, page: Page, deadline: float) -> Observation:
+        """Raises `TimeoutError`, and Playwright's errors."""
+
+        async def look() -> Observation:
+            session = await self._session(page)
+            with contextlib.suppress(Exception):
+                await page.wait_for_load_state("domcontentloaded", timeout=LOAD_MS)
+            return await observe(page, session)
+
+        limit = min(LOOK_SECONDS, max(LOOK_LEAST_SECONDS, deadline - time.monotonic()))
+        return await asyncio.wait_for(look(), limit)
 
     async def _session(self, page: Page) -> CDPSession:
         if page not in self._sessions:

@@ -94,6 +94,12 @@ MARK = (
     }
   }
 
+  // Told when the marks are taken away: whether the page changed in the meantime.
+  const changes = window.__graftbox_changes = new MutationObserver(() => { changes.seen = true; });
+  for (const each of [document, ...elements.map((element) => element.shadowRoot)]) {
+    if (each) changes.observe(each, {subtree: true, childList: true, characterData: true, attributes: true});
+  }
+
   await Promise.race([visited, new Promise((resolve) => setTimeout(resolve, patience))]);
   observer.disconnect();
 
@@ -102,16 +108,23 @@ MARK = (
   return {
     focused: active ? active.getAttribute(attribute) : null,
     anything: Boolean(active),
-    elements: elements.map((each) => [ids.get(each), seen.get(each) ?? 0, marked.has(each)]),
+    ids: elements.map((each) => ids.get(each)),
+    visible: elements.map((each) => seen.get(each) ?? 0).join(' '),
+    marked: elements.map((each) => Number(marked.has(each))).join(''),
   };
 }"""
 )
 """Arguments: what the frame's ids begin with, `ATTRIBUTE`, `PREFIX`, milliseconds to wait for visibility.
-Returns the id of the ``focused`` element, whether there is ``anything`` in focus, and of all elements id,
-visible share from 0 to 1, and whether they belong to the set of marks."""
+Returns the id of the ``focused`` element, whether there is ``anything`` in focus, and of all elements: the
+``ids``, how much is ``visible``, from 0 to 1, with blanks between, whether they are ``marked``, as digits.
+Long lists are slow to pass on, long strings are not."""
 
 UNMARK = (
-    """(prefix) => {"""
+    """(prefix) => {
+  const changes = window.__graftbox_changes;
+  const changed = !changes || changes.takeRecords().length > 0 || Boolean(changes.seen);
+  changes?.disconnect();
+"""
     + _ELEMENTS
     + """
   for (const each of elements) {
@@ -122,8 +135,10 @@ UNMARK = (
       if (own) each.setAttribute(name, own); else each.removeAttribute(name);
     }
   }
+  return changed;
 }"""
 )
+"""Argument: `PREFIX`. Returns whether anything else in the frame has changed since `MARK`."""
 
 ACTIVATION = """{
   let last = -1000;

@@ -40,7 +40,8 @@ Properties = dict[str, dict[str, Any]]
 @dataclass(frozen=True)
 class Observation:
     """``tree`` as the protocol's accessibility tree, with ``browsergym_id``; ``properties`` by id;
-    ``snapshot`` as DOMSnapshot.captureSnapshot gives it; ``picture`` is a PNG in base64.
+    ``snapshot`` as DOMSnapshot.captureSnapshot gives it; ``picture`` is a PNG in base64; ``changed``: the
+    page may have become another while it was looked at.
     """
 
     tree: Tree
@@ -48,6 +49,7 @@ class Observation:
     snapshot: dict[str, Any]
     focused: str | None
     picture: str
+    changed: bool = False
 
 
 async def observe(page: Page, session: CDPSession) -> Observation:
@@ -69,11 +71,12 @@ async def _observe(page: Page, session: CDPSession) -> Observation:
     frames = [page.main_frame]
     # The picture takes longest, and what is marked does not show in it.
     shot = {"format": "png", "optimizeForSpeed": True}
-    picture = asyncio.ensure_future(session.send("Page.captureScreenshot", shot))
+    picture = asyncio.ensure_future(_ask(session, "Page.captureScreenshot", shot))
     try:
         focused = await _mark(page.main_frame, "", marks, frames, VISIBILITY_MS)
         snapshot, tree = await asyncio.gather(
-            session.send(
+            _ask(
+                session,
                 "DOMSnapshot.captureSnapshot",
                 {"computedStyles": [], "includeDOMRects": True, "includePaintOrder": True},
             ),
@@ -87,12 +90,22 @@ async def _observe(page: Page, session: CDPSession) -> Observation:
         tasks = [asyncio.ensure_future(_unmark(frame)) for frame in frames]
         await asyncio.wait(tasks, timeout=UNMARK_SECONDS)
     data = (await picture)["data"]
-    return Observation(tree, properties(snapshot, marks), snapshot, focused, data)
+    changed = any(not task.done() or task.result() for task in tasks)
+    return Observation(tree, properties(snapshot, marks), snapshot, focused, data, changed)
 
 
-async def _unmark(frame: Frame) -> None:
+async def _ask(session: CDPSession, method: str, params: dict[str, Any] | None = None) -> Any:
+    """As ``session.send``, without its walk through the whole answer for objects of Playwright's, of which
+    there are none: it takes longer than all else that Python does here.
+    """
+    return await session._impl_obj.send(method=method, params=params or {}, timeout=None)
+
+
+async def _unmark(frame: Frame) -> bool:
+    """Whether anything else has changed since the frame was marked, as far as can be told."""
     with contextlib.suppress(Exception):
-        await frame.evaluate(UNMARK, PREFIX)
+        return bool(await frame.evaluate(UNMARK, PREFIX))
+    return True
 
 
 async def _mark(
@@ -100,8 +113,8 @@ async def _mark(
 ) -> str | None:
     """Mark this frame and those in it; returns the id of what has the focus, "" for nothing."""
     found = await frame.evaluate(MARK, [name, ATTRIBUTE, PREFIX, patience])
-    for key, visible, marked in found["elements"]:
-        marks[key] = (float(visible), marked)
+    for key, visible, marked in zip(found["ids"], found["visible"].split(), found["marked"], strict=True):
+        marks[key] = (float(visible), marked == "1")
     focused: str | None = found["focused"] if found["anything"] else ""
     for child in frame.child_frames:
         key = await _name_of(child)
@@ -132,11 +145,11 @@ async def _name_of(frame: Frame) -> str | None:
 async def _tree(session: CDPSession, *, alone: bool) -> Tree:
     """The accessibility trees of the page and of the frames in it, as one."""
     if alone:
-        nodes = (await session.send("Accessibility.getFullAXTree"))["nodes"]
+        nodes = (await _ask(session, "Accessibility.getFullAXTree"))["nodes"]
         for node in nodes:
             _name(node)
         return {"nodes": nodes}
-    root = (await session.send("Page.getFrameTree"))["frameTree"]
+    root = (await _ask(session, "Page.getFrameTree"))["frameTree"]
     names = []
     waiting = [root]
     while waiting:
@@ -144,7 +157,7 @@ async def _tree(session: CDPSession, *, alone: bool) -> Tree:
         waiting.extend(frame.get("childFrames", []))
         names.append(frame["frame"]["id"])
     answers = await asyncio.gather(
-        *(session.send("Accessibility.getFullAXTree", {"frameId": name}) for name in names)
+        *(_ask(session, "Accessibility.getFullAXTree", {"frameId": name}) for name in names)
     )
     trees = {name: answer["nodes"] for name, answer in zip(names, answers, strict=True)}
     for nodes in trees.values():
@@ -156,7 +169,7 @@ async def _tree(session: CDPSession, *, alone: bool) -> Tree:
         for node in nodes:
             if node["role"]["value"] != "Iframe":
                 continue
-            described = await session.send("DOM.describeNode", {"backendNodeId": node["backendDOMNodeId"]})
+            described = await _ask(session, "DOM.describeNode", {"backendNodeId": node["backendDOMNodeId"]})
             inside = trees.get(described.get("node", {}).get("frameId"))
             if inside:
                 node["childIds"].append(inside[0]["nodeId"])

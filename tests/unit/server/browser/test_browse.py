@@ -21,6 +21,8 @@ from mcp import Client as McpClient
 from tests.unit.server.browser.conftest import SECONDS
 from tests.unit.server.conftest import until
 
+from graftbox.server.browser.png import decode
+
 if TYPE_CHECKING:
     from tests.unit.server.browser.conftest import Tester
 
@@ -62,6 +64,18 @@ def bid(answer: Any, line: str) -> str:
     found = re.search(rf"\[(\w+)\] {line}", answer["content"])
     assert found, answer["content"]
     return found.group(1)
+
+
+def test_a_page_that_changes_while_it_is_looked_at_is_looked_at_again(browser: Tester) -> None:
+    # It gets green as soon as its elements are given their ids.
+    page = """<style>body { background: #f00 } body.green { background: #0f0 }</style><body><script>
+    const change = (_, observer) => { observer.disconnect(); document.body.className = 'green'; };
+    new MutationObserver(change).observe(document.body, {attributes: true});</script>"""
+    (browser.folder / "change.html").write_text(page)
+    answer = act(browser, "browse", url=f"file://{browser.folder}/change.html")
+    picture = decode(b64decode(answer["extras"]["screenshot"].partition(",")[2]))
+    row = picture.values[300].to_bytes(picture.width * picture.channels, "little")
+    assert row[:3] == b"\0\xff\0"
 
 
 def test_a_page_is_read_as_text_and_photographed(browser: Tester, site: str) -> None:
