@@ -84,7 +84,9 @@ def running(tree: Path) -> Iterator[tuple[Path, float]]:
         ]
         command += ["--ro-bind", str(tree / "openhands"), "/openhands"]
         start = time.perf_counter()
-        process = subprocess.Popen([*command, *SERVER], env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, *SERVER, "--working-dir", folder], env=environment, stderr=subprocess.DEVNULL
+        )
         try:
             _until_alive(path)
             yield path, start
