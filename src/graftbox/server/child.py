@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 from graftbox.server import oom
+from graftbox.server.ending import end_of
 from graftbox.server.environment import Environment, as_mapping
 
 GRACE = 8.0
@@ -49,7 +50,8 @@ class Child:
         """Wait for its end and say how it ended."""
         if self.process is None:
             return
-        status = await _end_of(self.process)
+        await end_of(self.process.pid)
+        status = self.process.wait()
         self.ended.set()
         how = f"was killed by signal {-status}" if status < 0 else f"exited with exit code {status}"
         log.warning("%s %s; the server goes on.", self.argv[0], how)
@@ -64,20 +66,3 @@ class Child:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GRACE):
                     await self.ended.wait()
-
-
-async def _end_of(process: subprocess.Popen[bytes]) -> int:
-    """Wait for it without a thread, where the kernel can tell (Linux 5.3)."""
-    try:
-        handle = os.pidfd_open(process.pid)
-    except OSError:
-        return await asyncio.to_thread(process.wait)
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(handle, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(handle)
-        os.close(handle)
-    return process.wait()

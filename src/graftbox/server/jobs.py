@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from graftbox.errors import NotFoundError, UsageError
 from graftbox.server import oom, runtime
 from graftbox.server.aside import aside
+from graftbox.server.ending import exit_of
 from graftbox.server.environment import Environment, as_mapping
 from graftbox.server.limits import Limits
 from graftbox.server.spool import Spool
@@ -107,7 +108,7 @@ class Job:
         return sum(output.spool.end - output.spool.start for output in self.outputs.values())
 
     async def _watch(self) -> None:
-        self.code = await _exit_of(self.process.pid)
+        self.code = await exit_of(self.process.pid)
         self.finished = time.time()
         if self.deadline:
             self.deadline.cancel()
@@ -293,38 +294,3 @@ def _stdin(data: bytes | None) -> int:
         rest = rest[os.write(file, rest) :]
     os.lseek(file, 0, os.SEEK_SET)
     return file
-
-
-def _waited_for(pid: int) -> asyncio.Future[os.waitid_result | None]:
-    """As waitid(2) says, on a thread of its own: before Linux 5.3 there is no file that tells of it."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[os.waitid_result | None] = loop.create_future()
-
-    def wait() -> None:
-        info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        # The loop may be closed by now.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(future.set_result, info)
-
-    threading.Thread(target=wait, daemon=True, name=f"waits-for-{pid}").start()
-    return future
-
-
-async def _exit_of(pid: int) -> int:
-    """The status of a child when it has ended, minus the signal if one ended it; leaves it to be reaped."""
-    loop = asyncio.get_running_loop()
-    try:
-        file = os.pidfd_open(pid)
-    except OSError:
-        info = await _waited_for(pid)
-    else:
-        over = asyncio.Event()
-        loop.add_reader(file, over.set)
-        try:
-            await over.wait()
-        finally:
-            loop.remove_reader(file)
-            os.close(file)
-        info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    assert info is not None
-    return info.si_status if info.si_code == os.CLD_EXITED else -info.si_status

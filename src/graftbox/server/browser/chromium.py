@@ -23,6 +23,7 @@ from pathlib import Path
 
 from graftbox.errors import UnsupportedError
 from graftbox.server import oom, processes
+from graftbox.server.ending import end_of
 from graftbox.server.environment import BUNDLE, Environment, bundled, find_program
 from graftbox.server.identity import Identity
 
@@ -247,18 +248,7 @@ class Process:
             self._errors.close()
 
     async def _watch(self) -> int:
-        try:
-            file = os.pidfd_open(self.pid)
-        except OSError:  # Linux before 5.3
-            await asyncio.to_thread(os.waitid, os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        else:
-            over = asyncio.Event()
-            self._loop.add_reader(file, over.set)
-            try:
-                await over.wait()
-            finally:
-                self._loop.remove_reader(file)
-                os.close(file)
+        await end_of(self.pid)
         self.kill()  # its other processes must not go on without it
         status = self._popen.wait()
         if not self._errors.closed:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from graftbox.errors import UnsupportedError
 from graftbox.server import oom
+from graftbox.server.ending import end_of
 from graftbox.server.environment import as_mapping
 from graftbox.server.identity import Identity
 
@@ -131,18 +132,7 @@ class Process:
             self._reading = -1
 
     async def _watch(self) -> int:
-        try:
-            file = os.pidfd_open(self.pid)
-        except OSError:  # Linux before 5.3
-            await asyncio.to_thread(os.waitid, os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        else:
-            over = asyncio.Event()
-            self._loop.add_reader(file, over.set)
-            try:
-                await over.wait()
-            finally:
-                self._loop.remove_reader(file)
-                os.close(file)
+        await end_of(self.pid)
         self.kill()  # what it has started must not go on without it
         status = self._popen.wait()
         if self._reading >= 0:
