@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from graftbox.cli.options import compression_option, flavor_option
 from graftbox.cli.registries import registry_options
 from graftbox.store import Store
 
@@ -24,24 +25,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 MEGA = 1_000_000
 NUMBERS = ("compressed", "unpacked", "files", "size")
-
-
-compression_option = click.option(
-    "--compression",
-    type=click.Choice(["gzip", "zstd", "estargz"]),
-    default="gzip",
-    show_default=True,
-    help="Form of the bundle's layers; each is built and cached by itself.",
-)
-
-
-flavor_option = click.option(
-    "--flavor",
-    type=click.Choice(["tree", "pyinstaller"]),
-    default="tree",
-    show_default=True,
-    help="How the server comes: as files of Python, or as one binary.",
-)
 
 
 def choice(function: F) -> F:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from graftbox.cli.options import component_option
+
 
 @click.command()
 @click.argument("base")
@@ -15,9 +17,7 @@ import click
     metavar="REF",
     help="With copy: the bundle's own image (default: the name that image build gives it in the engine).",
 )
-@click.option(
-    "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
-)
+@component_option
 @click.option("--platform", help="Such as linux/arm64 (default: this machine's).")
 @click.option("--user", help="The runtime image's user instead of the base's.")
 @click.option(

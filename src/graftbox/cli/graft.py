@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graftbox.cli.options import component_option, compression_option, flavor_option
 from graftbox.cli.registries import registry_options
 
 if TYPE_CHECKING:
@@ -25,23 +26,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("base", required=False)
 @click.argument("target", required=False)
-@click.option(
-    "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
-)
-@click.option(
-    "--compression",
-    type=click.Choice(["gzip", "zstd", "estargz"]),
-    default="gzip",
-    show_default=True,
-    help="Form of the bundle's layers; all but gzip make OCI images, also of Docker's own types.",
-)
-@click.option(
-    "--flavor",
-    type=click.Choice(["tree", "pyinstaller"]),
-    default="tree",
-    show_default=True,
-    help="How the server comes: as files of Python, or as one binary.",
-)
+@component_option
+@compression_option
+@flavor_option
 @click.option("--user", help="The runtime image's user instead of the base's.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."

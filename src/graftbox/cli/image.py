@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graftbox.cli.options import component_option
 from graftbox.cli.registries import registry_options
 from graftbox.cli.ways import METHODS, REPOSITORY, Wanted, make
 
@@ -28,9 +29,7 @@ def image() -> None:
     "--engine", type=click.Choice(["docker", "podman", "buildah"]), default="docker", show_default=True
 )
 @click.option("--repo", "repository", default=REPOSITORY, show_default=True, help="The result's repository.")
-@click.option(
-    "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
-)
+@component_option
 @click.option("--platform", help="Such as linux/arm64 (default: this machine's).")
 @click.option("--user", help="The runtime image's user instead of the base's.")
 @click.option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.cli.bundle import compression_option
+from graftbox.cli.options import component_option, compression_option
 from graftbox.cli.status import say
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="A registry that may be pulled from; may be repeated. With a URL, where it is really asked.",
 )
-@click.option(
-    "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
-)
+@component_option
 @compression_option
 @click.option("--user", help="The runtime images' user instead of the bases'.")
 @click.option(

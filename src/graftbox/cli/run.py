@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from graftbox.cli.options import component_option, flavor_option
 from graftbox.store import Store
 
 if TYPE_CHECKING:
@@ -40,16 +41,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Mount /openhands beside the untouched base, or make a runtime image.",
 )
-@click.option(
-    "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
-)
-@click.option(
-    "--flavor",
-    type=click.Choice(["tree", "pyinstaller"]),
-    default="tree",
-    show_default=True,
-    help="How the server comes: as files of Python, or as one binary.",
-)
+@component_option
+@flavor_option
 @click.option("--detach", "-d", is_flag=True, help="Print where it is and leave it running.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--name", help="A name for it; a random one otherwise.")

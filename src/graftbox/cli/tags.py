@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.cli.bundle import compression_option
+from graftbox.cli.options import component_option, compression_option
 from graftbox.cli.registries import registry_options
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ MEANINGS = {
 @click.command()
 @click.argument("base")
 @click.option("--to-repo", metavar="REPO", help="Also say which of them are in this repository.")
-@click.option(
-    "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
-)
+@component_option
 @compression_option
 @click.option("--user", help="As for graft.")
 @click.option("--keep-entrypoint", is_flag=True, help="As for graft.")
