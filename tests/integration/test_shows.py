@@ -92,12 +92,15 @@ async def edit(client: Client, facts: dict[str, str]) -> None:
         terminal = ".terminal-wrapper.active .xterm-screen"
         await page.wait_for_selector(terminal)
         # What is typed while the terminal is still being opened may end up elsewhere.
-        typed = ""
-        while typed != "42":
+        for _ in range(60):
             await page.click(terminal)
             await page.keyboard.type("echo $((6 * 7)) > /tmp/site/typed\n")
             await page.wait_for_timeout(500)
             typed = await asyncio.to_thread(output, client, "read -r typed < /tmp/site/typed; echo $typed")
+            if typed == "42":
+                break
+        else:
+            pytest.fail(f"the terminal ran nothing of what was typed; the last answer was {typed!r}")
         await browser.close()
 
 
@@ -148,7 +151,7 @@ def picture(url: str) -> bytes:
 def text_in(url: str, folder: Path) -> str:
     """What a reader sees in a picture."""
     (folder / "seen.png").write_bytes(picture(url))
-    command = [program("tesseract", "tesseract-ocr"), folder / "seen.png", "-"]
+    command = [program("tesseract", "tesseract-ocr"), str(folder / "seen.png"), "-"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return " ".join(done.stdout.split())
 
@@ -161,7 +164,8 @@ def site(client: Client, page: str) -> Iterator[str]:
     code = f"{server}print(h.server_port, flush=True); h.serve_forever()"
     client.run("cd /tmp/site")
     client.run(f"/openhands/bin/oh-python -c {json.dumps(code)} > port 2> log &")
-    port = client.run("until read -r port < port; do :; done; echo $port").output
+    port = client.run("until read -r port < port; do :; done; echo $port", timeout=60).output
+    assert port.isdigit(), port
     try:
         yield f"http://127.0.0.1:{port}/"
     finally:
