@@ -50,7 +50,7 @@ def client(start: Start, program: str) -> Client:
         "SHELL": "/bin/bash",
     }
     client = start("--plugins", "vscode", environment=environment)
-    until(lambda: shown(client)["port"] == int(port))
+    until(lambda: (shown(client)["state"], shown(client)["port"]) == ("running", int(port)))
     return client
 
 
