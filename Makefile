@@ -2,6 +2,8 @@
 .PHONY: setup demo test check unit bench lock-dev
 PYTHON ?= python3
 PYTEST = .venv/bin/python -m pytest
+# A test that passes only the second time is named with what it said; more than three of them are a failure.
+ONCE_MORE = --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks
 
 setup: .venv/.ready
 
@@ -24,8 +26,8 @@ unit: setup
 
 test: check
 	@tests/integration/install.sh
-	@GRAFTBOX_TEST_STRICT=1 $(PYTEST) -n 2 tests/unit
-	@GRAFTBOX_TEST_STRICT=1 scripts/with-bundle $(PYTEST) tests/conformance tests/integration
+	@GRAFTBOX_TEST_STRICT=1 $(PYTEST) -n 2 $(ONCE_MORE) tests/unit
+	@GRAFTBOX_TEST_STRICT=1 scripts/with-bundle $(PYTEST) $(ONCE_MORE) tests/conformance tests/integration
 
 bench: setup
 	@tests/integration/install.sh
