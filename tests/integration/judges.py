@@ -1,4 +1,4 @@
-"""Programs of others that judge what graftbox makes: crane, oras, cosign and notation of Debian's next release.
+"""Programs of others that judge what graftbox makes: Debian's next release has crane, oras, cosign, notation.
 
 They are unpacked below ``build/judges`` and never installed; the machine's own sources stay as they are.
 """
