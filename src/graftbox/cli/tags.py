@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.cli.options import component_option, compression_option
+from graftbox.cli.options import component_option, compression_option, flavor_option
 from graftbox.cli.registries import registry_options
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ MEANINGS = {
 @click.option("--to-repo", metavar="REPO", help="Also say which of them are in this repository.")
 @component_option
 @compression_option
+@flavor_option
 @click.option("--user", help="As for graft.")
 @click.option("--keep-entrypoint", is_flag=True, help="As for graft.")
 @click.option("--platform", help="As for graft.")
@@ -36,6 +37,7 @@ def tags(
     to_repo: str | None,
     components: tuple[str, ...],
     compression: str,
+    flavor: str,
     user: str | None,
     keep_entrypoint: bool,
     platform: str | None,
@@ -54,7 +56,8 @@ def tags(
     target = repository(to_repo) if to_repo else None
     with access.shared(parallel=1) as registries:
         access = replace(access, registries=registries)
-        choice = Choice(bundles(components, platform, store, compression), user, keep_entrypoint, platform)
+        chosen = bundles(components, platform, store, compression, flavor)
+        choice = Choice(chosen, user, keep_entrypoint, platform)
         found = tags_of(reference, base_digest(reference, store, access), choice)
         named = {kind: getattr(found, kind) for kind in MEANINGS}
         there: dict[str, str | None] = {}

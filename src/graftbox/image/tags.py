@@ -3,6 +3,7 @@
 ``oh_v{version}_{lock}_{source}`` names exactly this code, ``oh_v{version}_{lock}`` these dependencies on
 this base, ``oh_v{version}_{base slug}`` this release on this base. ``lock`` and ``source`` are hashes of
 content, so equal inputs have equal tags on every machine, and another name for the same base changes nothing.
+Another flavour than the usual one follows the version: ``oh_v{version}-pyinstaller_{base slug}``.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Choice:
             {arch: _layers(bundle, server=False) for arch, bundle in bundles.items()},
             _hash({arch: _layers(bundle, server=True) for arch, bundle in bundles.items()}),
             any(layer.compression != "gzip" for bundle in bundles.values() for layer in bundle.layers),
+            next(iter(bundles.values())).flavor,
         )
 
 
@@ -65,6 +67,7 @@ class Parts:
     layers: Mapping[str, list[str]]
     source: str
     is_zstd: bool
+    flavor: str
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,13 @@ def tags_of(base: Reference, base_digest: str, choice: Choice) -> Tags:
         Input("options", serialise(options).decode(), lock_only),
         Input("server code", parts.source, ("source",)),
         Input("base name", _written(base), ("versioned",)),
+        Input("flavour", parts.flavor, ("versioned",)),
     )
+    # The usual flavour is not named, so that its tags stay; the other tags differ already, by the layers.
+    release = version if parts.flavor == Bundle.flavor else f"{version}-{parts.flavor}"
     lock = f"{PREFIX}{version}_{lock_hash}"
     return Tags(
-        _fitting(f"{lock}_{parts.source}"), _fitting(lock), _fitting(f"{PREFIX}{version}_{slug}"), inputs
+        _fitting(f"{lock}_{parts.source}"), _fitting(lock), _fitting(f"{PREFIX}{release}_{slug}"), inputs
     )
 
 

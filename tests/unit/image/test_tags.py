@@ -30,6 +30,7 @@ def some_bundle(
 
 
 CHOICE = Choice({"amd64": some_bundle()})
+FROZEN = dataclasses.replace(some_bundle(), flavor="pyinstaller")
 
 
 def made(name: str = "ubuntu:22.04", digest: str = DIGEST, choice: Choice = CHOICE) -> Tags:
@@ -53,6 +54,7 @@ def test_the_three_tags_as_they_are_written() -> None:
         ({"choice": Choice({"amd64": some_bundle(server="other")})}, {"source"}),
         ({"choice": Choice({"amd64": some_bundle(core="other")})}, {"source", "lock"}),
         ({"choice": Choice({"amd64": some_bundle(lock="other")})}, {"source", "lock"}),
+        ({"choice": Choice({"amd64": FROZEN})}, {"versioned"}),
         ({"choice": dataclasses.replace(CHOICE, user="7")}, {"source", "lock"}),
         ({"choice": dataclasses.replace(CHOICE, keep_entrypoint=True)}, {"source", "lock"}),
         ({"choice": dataclasses.replace(CHOICE, platform="linux/amd64")}, {"source", "lock"}),
@@ -65,6 +67,11 @@ def test_each_input_changes_the_tags_it_decides_and_no_other(changed: dict, chan
     told = {item.name: item.value for item in before.inputs}
     differing = [item for item in after.inputs if told[item.name] != item.value]
     assert set().union(*(item.decides for item in differing)) == changes
+
+
+def test_the_usual_flavour_is_not_named_another_one_is() -> None:
+    assert made().versioned == "oh_v0.1.0_ubuntu_t_22.04"
+    assert made(choice=Choice({"amd64": FROZEN})).versioned == "oh_v0.1.0-pyinstaller_ubuntu_t_22.04"
 
 
 def test_the_order_of_bundles_does_not_matter() -> None:
