@@ -172,6 +172,8 @@ class Shell:
         if len(key) == 3 and key.startswith("C-") and "@" <= key[2].upper() <= "_":
             self.pane.type(bytes([ord(key[2].upper()) & 0x1F]))
         else:
+            # tmux's keys come to the keeper by another way: what was typed before is to be there first.
+            await self.pane.foreground()
             with suppress(TmuxError):
                 await self.tmux.press(self.place, key)
 
