@@ -5,10 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +60,15 @@ class Client:
         return said
 
     def output(self, command: str) -> str:
-        answer = self.run(command)
+        # On a busy machine even a command that only says something may be silent for a while first.
+        answer = self.run(command, SECONDS, blocking=True)
         assert answer["extras"]["metadata"]["exit_code"] == 0, answer
         content = answer["content"]
         assert isinstance(content, str)
         return content
 
     def code(self, command: str) -> int:
-        code = self.run(command)["extras"]["metadata"]["exit_code"]
+        code = self.run(command, SECONDS, blocking=True)["extras"]["metadata"]["exit_code"]
         assert isinstance(code, int)
         return code
 
@@ -119,6 +123,16 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Below the ports that the system gives to clients, and none that another worker may choose."""
+    first = 20000 + 1000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw9")[2:]) % 10)
+    while True:
+        port = random.randrange(first, first + 1000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 def plain_environment(folder: Path) -> dict[str, str]:

@@ -5,26 +5,17 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.server.conftest import alive, until
+from tests.unit.server.conftest import alive, free_port, until
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        number = taken.getsockname()[1]
-    assert isinstance(number, int)
-    return number
-
-
-@pytest.fixture
-def restarted(start: Any, port: int) -> Iterator[Any]:
+def restarted(start: Any) -> Iterator[Any]:
     """``restarted()`` starts the server, and after a kill the next one, on the same port."""
 
     def go() -> Any:
@@ -32,6 +23,7 @@ def restarted(start: Any, port: int) -> Iterator[Any]:
         return servers[-1]
 
     servers: list[Any] = []
+    port = free_port()
     yield go
     servers[-1].process.terminate()
     servers[-1].process.wait()

@@ -6,30 +6,19 @@ import http.client
 import json
 import os
 import pty
-import random
 import select
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.server.conftest import SECONDS, SOURCE, Client, Start, until
+from tests.unit.server.conftest import SECONDS, SOURCE, Client, Start, free_port, until
 
 STAND_IN = Path(__file__).with_name("vscode_program.py")
 TERMINALS = "terminal.integrated.profiles.linux"
-
-
-def free_port() -> int:
-    """Below the ports that the system gives to clients."""
-    while True:
-        port = random.randrange(20000, 30000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +114,8 @@ def settings(client: Client) -> Any:
 
 def test_the_workspace_gets_the_settings_of_openhands(client: Client) -> None:
     path = client.folder / ".vscode/settings.json"
+    path.unlink()
+    assert client.ask("POST", "/v1/plugins/vscode/restart")[1]["state"] == "running"
     assert json.loads(path.read_text())["workbench.startupEditor"] == "none"
     assert path.stat().st_mode & 0o777 == 0o666
 
