@@ -99,7 +99,7 @@ def test_a_follower_gets_everything_once_whenever_it_comes() -> None:
         await asyncio.sleep(0)
         cell.add(Stream("stdout", "last"))
         cell.end(Ended("ok"))
-        await asyncio.wait_for(listening, 5)
+        await asyncio.wait_for(listening, 60)
         return heard
 
     assert "".join(asyncio.run(follow())) == "before while last"

@@ -7,11 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.server.conftest import alive, until
 
 VERSIONS = ["3.6", "3.8", "3.13"]
 
@@ -107,10 +107,7 @@ def test_it_ends_with_the_server(start: Any) -> None:
     pid = int(cell(client, "import os; os.getpid()"))
     client.process.send_signal(signal.SIGKILL)
     client.process.wait()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not alive(pid))
 
 
 def test_an_interpreter_that_is_not_there_is_named(start: Any) -> None:

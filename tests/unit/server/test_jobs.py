@@ -33,7 +33,7 @@ def test_the_end_of_many_commands_is_seen_without_pidfd(
 
         started = [await one(number) for number in range(20)]
         for job in started:
-            await asyncio.wait_for(job.ended.wait(), 10)
+            await asyncio.wait_for(job.ended.wait(), 60)
         codes = [job.exit_code for job in started]
         await jobs.close()
         return codes

@@ -32,17 +32,17 @@ def serve() -> Iterator[Serve]:
         host = Host(application, lambda path: path.startswith("/ws"))
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
-        asyncio.run_coroutine_threadsafe(host.listen("127.0.0.1", 0, None), loop).result(5)
+        asyncio.run_coroutine_threadsafe(host.listen("127.0.0.1", 0, None), loop).result(60)
         loops.append((loop, thread, host))
         assert host.port is not None
         return host.port
 
     yield go
     for loop, thread, host in loops:
-        asyncio.run_coroutine_threadsafe(host.close(), loop).result(5)
-        asyncio.run_coroutine_threadsafe(_settled(), loop).result(5)
+        asyncio.run_coroutine_threadsafe(host.close(), loop).result(60)
+        asyncio.run_coroutine_threadsafe(_settled(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
+        thread.join(60)
         loop.close()
 
 
@@ -189,7 +189,7 @@ def test_a_handler_that_takes_nothing_holds_the_client_back(serve: Serve) -> Non
     async def slow(scope: Message, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "websocket.accept"})
-        await asyncio.to_thread(go.wait, 10)
+        await asyncio.to_thread(go.wait, 60)
         while (message := await receive())["type"] == "websocket.receive":
             sizes.append(len(message["bytes"]))
 
@@ -199,7 +199,7 @@ def test_a_handler_that_takes_nothing_holds_the_client_back(serve: Serve) -> Non
         sender.join(0.5)
         assert sender.is_alive()
         go.set()
-        sender.join(10)
+        sender.join(60)
     assert sizes == [100_000] * 200
 
 
