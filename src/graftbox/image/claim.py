@@ -24,6 +24,7 @@ from graftbox.image.graft import (
     Image,
     Options,
     graft,
+    mark,
     scratch,
 )
 from graftbox.image.manifest import DOCKER_MANIFEST, Document, parse_object
@@ -144,9 +145,9 @@ def pushed_bundle(source: Source, arch: str, name: str) -> Bundle:
 
 def _layers(manifest: Document, config: Mapping[str, Any]) -> list[BundleLayer]:
     diff_ids = config["rootfs"]["diff_ids"]
-    labelled = str(config["config"]["Labels"].get(LAYERS, "")).split(",")
     history = [entry for entry in config.get("history") or [] if not entry.get("empty_layer")]
-    if not len(labelled) == len(diff_ids) == len(history) == len(manifest.layers):
+    labelled = config["config"]["Labels"].get(LAYERS) == mark(diff_ids)
+    if not labelled or not len(diff_ids) == len(history) == len(manifest.layers):
         raise VerificationError("The bundle's image has other layers than its labels say.")
     return [
         BundleLayer(

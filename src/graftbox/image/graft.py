@@ -6,6 +6,7 @@ an image that already carries a bundle replaces that bundle instead of adding a 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,11 +42,11 @@ FLAVOR = "io.graftbox.flavor"
 OWN_LABELS = (BASE_ENTRYPOINT, BASE_CMD, BASE_USER, BUNDLE, COMPONENTS, FLAVOR, LAYERS, VERSION)
 BASE_LABELS = (BASE_NAME, BASE_DIGEST, BASE_ENTRYPOINT, BASE_CMD, BASE_USER)
 """What is recorded of the base."""
-ANNOTATIONS = (BASE_NAME, BASE_DIGEST, BUNDLE, VERSION)
-"""The labels that the manifest has too: enough to find an image's base, and whether it is up to date."""
+ANNOTATIONS = (BASE_NAME, BASE_DIGEST)
+"""The labels that the manifest has too, because OCI defines them there; it is sent once for each tag."""
 
 SHORT = 12
-"""Digits of a diff ID that tell the bundle's layers from others; all 64 would only make images larger."""
+"""Digits of a hash that tells the bundle's layers from others; all 64 would only make images larger."""
 
 NO_TIME = "1970-01-01T00:00:00Z"
 
@@ -204,7 +205,7 @@ def _process(
         BASE_CMD: _compact(cmd),
         BUNDLE: bundle.digest,
         COMPONENTS: ",".join(bundle.components),
-        LAYERS: ",".join(layer.diff_id[7:][:SHORT] for layer in bundle.layers),
+        LAYERS: mark([layer.diff_id for layer in bundle.layers]),
         VERSION: bundle.version,
     }
     if bundle.flavor != Bundle.flavor:
@@ -240,13 +241,21 @@ def _compact(words: Sequence[str]) -> str:
     return json.dumps(list(words), separators=(",", ":"), ensure_ascii=False)
 
 
+def mark(diff_ids: Sequence[str]) -> str:
+    """What tells these layers among others: ``COUNT:HASH``."""
+    return f"{len(diff_ids)}:{hashlib.sha256(','.join(diff_ids).encode()).hexdigest()[:SHORT]}"
+
+
 def _earlier_graft(labels: dict[str, str], diff_ids: list[str]) -> slice:
     """Where the layers of an earlier graft are; an empty slice if there are none."""
-    ours = [text.removeprefix("sha256:") for text in labels.get(LAYERS, "").split(",")]
-    for start in range(len(diff_ids) - len(ours), -1, -1):
-        there = diff_ids[start : start + len(ours)]
-        if all(text and diff_id[7:].startswith(text) for text, diff_id in zip(ours, there, strict=True)):
-            return slice(start, start + len(ours))
+    wanted = labels.get(LAYERS, "")
+    number, colon, _ = wanted.partition(":")
+    # Earlier versions listed the first digits of each layer's diff ID.
+    count = int(number) if number.isdecimal() and len(number) < SHORT else wanted.count(",") + 1
+    for start in range(len(diff_ids) - count, -1, -1) if wanted else ():
+        there = diff_ids[start : start + count]
+        if wanted == (mark(there) if colon else ",".join(diff_id[7:][:SHORT] for diff_id in there)):
+            return slice(start, start + count)
     return slice(0, 0)
 
 
@@ -291,6 +300,7 @@ def _descriptor(layer: BundleLayer, manifest_type: str) -> dict[str, Any]:
 
 
 def _event(layer: BundleLayer, created: object) -> dict[str, str]:
+    # OCI asks for none of it, but `docker history` of Docker 25 and 26 fails without a time (moby 47729).
     return {
         "created": created if isinstance(created, str) else NO_TIME,
         "created_by": f"graftbox graft {layer.name}",

@@ -117,7 +117,6 @@ def test_labels_and_annotations_record_the_base() -> None:
     assert labels["io.graftbox.base.cmd"] == '["/bin/sh"]'
     assert labels["io.graftbox.bundle"] == BUNDLE.digest
     shared = {"org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"}
-    shared |= {"io.graftbox.bundle", "io.graftbox.version"}
     assert image.manifest.json["annotations"] == {name: labels[name] for name in shared}
 
 
@@ -162,6 +161,26 @@ def test_grafting_a_grafted_image_gives_the_same_image(keep: bool, user: str | N
 def test_a_newer_bundle_replaces_the_older_one() -> None:
     newer = some_bundle("two")
     assert graft(graft(some_base(), BUNDLE, OPTIONS), newer, OPTIONS) == graft(some_base(), newer, OPTIONS)
+
+
+def test_layers_that_an_earlier_version_labelled_one_by_one_are_replaced_too() -> None:
+    once = graft(some_base(), BUNDLE, OPTIONS)
+    config = json.loads(once.config)
+    listed = ",".join(layer.diff_id[7:19] for layer in BUNDLE.layers)
+    config["config"]["Labels"]["io.graftbox.layers"] = listed
+    again = graft(Image(once.manifest, serialise(config)), some_bundle("two"), OPTIONS)
+    assert again == graft(some_base(), some_bundle("two"), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "label", ["", ",", "0:", "2:", "-1:x", "9:abc", "x:y", ":", "99999999999999999999:a"]
+)
+def test_a_label_that_fits_no_layers_removes_none(label: str) -> None:
+    base = some_base()
+    config = json.loads(base.config)
+    config["config"]["Labels"] = {"io.graftbox.layers": label}
+    image = graft(Image(base.manifest, serialise(config)), BUNDLE, OPTIONS)
+    assert len(image.manifest.layers) == len(base.manifest.layers) + len(BUNDLE.layers)
 
 
 def test_an_image_built_on_a_grafted_one_keeps_its_own_entrypoint_and_layers() -> None:
