@@ -67,7 +67,12 @@ class TokenService:
             now -= 3600
         der = "".join(self.cert.read_text().split("-----")[2].split())
         header = {"typ": "JWT", "alg": "RS256", "x5c": [der]}
-        claims = {"iss": "tokens", "sub": user, "aud": "registry", "jti": str(len(self.asked))}
+        claims: dict[str, Any] = {
+            "iss": "tokens",
+            "sub": user,
+            "aud": "registry",
+            "jti": str(len(self.asked)),
+        }
         claims |= {"iat": now - 10, "nbf": now - 10, "exp": now + 300, "access": self.granted(user, scopes)}
         text = ".".join(_encoded(json.dumps(part).encode()) for part in (header, claims))
         command = [program("openssl"), "dgst", "-sha256", "-sign", str(self.key)]
@@ -121,6 +126,9 @@ def listening(
             self.do_GET()
 
         def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_PUT(self) -> None:
             self.do_GET()
 
         def log_message(self, *_: Any) -> None:

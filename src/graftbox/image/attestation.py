@@ -112,6 +112,7 @@ def attest(
             made.append(referrers.attach(child.descriptor, Attachment(CYCLONEDX, sbom(bundle))))
         if top.is_index:
             made.append(_attach(referrers, where, top, claims, bundles))
+        referrers.settle()
     return made
 
 

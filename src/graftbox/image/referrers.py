@@ -1,14 +1,18 @@
 """Artifacts attached to an image in its registry (distribution-spec 1.1, "Listing Referrers").
 
 A registry without the referrers API keeps the list of them as an index under the tag ``sha256-<hex>``,
-which the client writes itself (the spec's "Referrers Tag Schema").
+which the client writes itself (the spec's "Referrers Tag Schema"). Two clients that do so at the same moment
+can overwrite one another. Where the registry heeds ``If-Match`` (RFC 9110 section 13.1.1), it prevents that;
+elsewhere each client looks again once the other must have written, and adds anew what is missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import random
 import re
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +21,7 @@ from graftbox.errors import FormatError, NotFoundError, TransportError, Verifica
 from graftbox.image.blob import Blob, read
 from graftbox.image.connection import Connection, Registries
 from graftbox.image.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, Document, parse_object, serialise
+from graftbox.image.pool import Response
 from graftbox.image.reference import ImageName
 from graftbox.image.registry import RegistrySource
 from graftbox.image.upload import upload
@@ -25,11 +30,17 @@ from graftbox.store import digest_of
 EMPTY = b"{}"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 """The config of an artifact that needs none (image-spec, "Guidance for an Empty Descriptor")."""
-TRIES = 4
-"""Another client may write the list at the same time."""
+TRIES = 8
+"""Others may write the list at the same time, so often at most."""
+SETTLING = 0.25
+"""Seconds after which another client that read the list before us has most likely written it."""
+LONGEST_SETTLING = 5.0
 
 _WRITING = [threading.Lock() for _ in range(64)]
 """Held while a list is read and written; which one is decided by the list."""
+REFUSED_CONDITION = frozenset({412, 501})
+"""Answers to a list that somebody else has changed, and of registries that take no conditions at all."""
+
 _NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next')
 
 
@@ -65,6 +76,24 @@ def artifact(subject: Descriptor, attachment: Attachment) -> Document:
     return Document(serialise(body), OCI_MANIFEST)
 
 
+@dataclass(frozen=True)
+class _List:
+    """What is under a fallback tag; ``condition`` is the header field under which it may be replaced."""
+
+    body: dict[str, Any]
+    condition: dict[str, str]
+
+    @property
+    def entries(self) -> list[Any]:
+        found = self.body.get("manifests")
+        return found if isinstance(found, list) else []
+
+    def lacks(self, entries: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of ``entries``, by digest, that are not in it."""
+        held = {one.get("digest") for one in self.entries if isinstance(one, dict)}
+        return [entry for digest, entry in entries.items() if digest not in held]
+
+
 class Referrers:
     """The artifacts of the images of one repository."""
 
@@ -73,12 +102,14 @@ class Referrers:
         host = registries.host(name.host)
         self._connection = Connection(host, name.repository, "pull,push" if writing else "pull")
         self._base = self._connection.base
+        self._listed_by_us: dict[str, dict[str, dict[str, Any]]] = {}
+        self._slowest = 0.0
 
     def find(self, subject: str) -> list[Referrer]:
         """What is attached to the manifest with this digest."""
         entries = self._listed(subject)
         if entries is None:
-            entries = self._index(subject).get("manifests") or []
+            entries = self._index(subject).entries
         found = {}
         for entry in entries:
             if isinstance(entry, dict):
@@ -103,13 +134,24 @@ class Referrers:
                 return entries
             url = following[1]
 
-    def _index(self, subject: str) -> dict[str, Any]:
+    def _index(self, subject: str) -> _List:
         """The list under the fallback tag; an empty one if nobody has written it yet."""
-        tagged = dataclasses.replace(self.name, tag=fallback_tag(subject), digest=None)
-        try:
-            return RegistrySource(tagged, registries=self._registries).resolve().json
-        except NotFoundError:
-            return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+        tag = fallback_tag(subject)
+        for _ in range(2):
+            response = self._connection.request("GET", f"{self._base}/manifests/{tag}", headers=_ACCEPT_LIST)
+            if response.status_code == 404:
+                empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+                return _List(empty, {"If-None-Match": "*"})
+            self._connection.check(response, f"read {tag} of {self.name}")
+            stated, got = response.headers.get("Docker-Content-Digest", ""), digest_of(response.content)
+            if not stated.startswith("sha256:") or stated == got:
+                break
+        else:
+            raise VerificationError(f"{self.name.host} answered with {got} where {stated} was expected.")
+        etag = response.headers.get("ETag", "")
+        # A weak tag never matches where a strong one is compared (RFC 9110 section 8.8.3.2).
+        condition = {"If-Match": etag} if etag and not etag.startswith("W/") else {}
+        return _List(parse_object(response.content, f"The list {tag} of {self.name}"), condition)
 
     def read(self, referrer: Referrer) -> tuple[Document, bytes]:
         """The artifact's manifest and its first file, both verified."""
@@ -127,7 +169,10 @@ class Referrers:
         return manifest, read(source.blob(manifest.layers[0]))
 
     def attach(self, subject: Descriptor, attachment: Attachment) -> str:
-        """Stores the artifact and returns its digest; the same one again changes nothing."""
+        """Stores the artifact and returns its digest; the same one again changes nothing.
+
+        Call `settle` after the last one.
+        """
         manifest = artifact(subject, attachment)
         if any(one.descriptor.digest == manifest.digest for one in self.find(subject.digest)):
             return manifest.digest
@@ -140,34 +185,72 @@ class Referrers:
             self._add(subject.digest, {**_json(manifest.descriptor), **_facts(attachment)})
         return manifest.digest
 
-    def _put(self, selector: str, manifest: Document) -> Any:
+    def _put(self, selector: str, manifest: Document, condition: Mapping[str, str] | None = None) -> Response:
         response = self._connection.request(
             "PUT",
             f"{self._base}/manifests/{selector}",
-            headers={"Content-Type": manifest.media_type},
+            headers={"Content-Type": manifest.media_type, **(condition or {})},
             content=manifest.data,
         )
-        self._connection.check(response, f"attach something to an image of {self.name}")
+        if not condition or response.status_code not in REFUSED_CONDITION:
+            self._connection.check(response, f"attach something to an image of {self.name}")
         return response
 
+    def settle(self) -> None:
+        """Sees to it that what was attached stays listed, whoever else wrote the same lists meanwhile.
+
+        To be called once after the last `attach`. It waits a moment, unless the registry has the referrers
+        API; raises `TransportError` if others keep writing.
+        """
+        waiting = list(self._listed_by_us)
+        for _ in range(TRIES):
+            if not waiting:
+                break
+            # Who read the list before us takes about as long to write it as we do.
+            pause = min(max(SETTLING, 4 * self._slowest), LONGEST_SETTLING)
+            time.sleep(pause * (1 + random.random() / 2))
+            waiting = [subject for subject in waiting if self._index(subject).lacks(self._ours(subject))]
+            for subject in waiting:
+                self._write(subject)
+        if waiting:
+            raise self._contested(waiting[0])
+        self._listed_by_us.clear()
+
+    def _ours(self, subject: str) -> dict[str, dict[str, Any]]:
+        return self._listed_by_us.setdefault(subject, {})
+
     def _add(self, subject: str, entry: dict[str, Any]) -> None:
-        """Writes the list anew, and reads it again until the entry is in it."""
+        self._ours(subject)[entry["digest"]] = entry
+        self._write(subject)
+
+    def _write(self, subject: str) -> None:
+        """Adds our entries to the list, and reads it again until they are in it."""
+        tag, condition_counts, refused = fallback_tag(subject), True, ""
         # Other processes may come in between, which is why it is read again; our own threads need not.
         with _WRITING[hash((self.name.host, self.name.repository, subject)) % len(_WRITING)]:
-            self._write(subject, entry)
+            for _ in range(TRIES):
+                start = time.monotonic()
+                index = self._index(subject)
+                missing = index.lacks(self._ours(subject))
+                if not missing:
+                    return
+                body = {**index.body, "manifests": [*index.entries, *missing]}
+                document = Document(serialise(body), OCI_INDEX)
+                condition = index.condition if condition_counts else {}
+                answer = self._put(tag, document, condition)
+                self._slowest = max(self._slowest, time.monotonic() - start)
+                if not answer.is_success:
+                    # Refused twice though nobody has changed it: it means something else by the condition.
+                    condition_counts = answer.status_code == 412 and refused != str(index)
+                    refused = str(index)
+                    time.sleep(random.random() * SETTLING / 5)
+            if self._index(subject).lacks(self._ours(subject)):
+                raise self._contested(subject)
 
-    def _write(self, subject: str, entry: dict[str, Any]) -> None:
-        for _ in range(TRIES):
-            index = self._index(subject)
-            entries = index.get("manifests") or []
-            if any(isinstance(one, dict) and one.get("digest") == entry["digest"] for one in entries):
-                return
-            body = {**index, "manifests": [*entries, entry]}
-            self._put(fallback_tag(subject), Document(serialise(body), OCI_INDEX))
-        if not any(one.descriptor.digest == entry["digest"] for one in self.find(subject)):
-            raise TransportError(
-                f"Others keep writing the tag {fallback_tag(subject)} of {self.name}; run the command again."
-            )
+    def _contested(self, subject: str) -> TransportError:
+        return TransportError(
+            f"Others keep writing the tag {fallback_tag(subject)} of {self.name}; run the command again."
+        )
 
 
 def fallback_tag(digest: str) -> str:
@@ -185,3 +268,4 @@ def _facts(attachment: Attachment) -> dict[str, Any]:
 
 
 _ACCEPT = {"Accept": OCI_MANIFEST}
+_ACCEPT_LIST = {"Accept": OCI_INDEX}
