@@ -117,6 +117,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def runs(shell: int, program: str) -> bool:
+    """Whether the shell has started ``program``, given it the terminal and waits for it.
+
+    Before that a Ctrl-C or a signal for the foreground would reach the shell, or nobody.
+    """
+    words = ["ps", "-o", "comm=,stat=", "--ppid", str(shell)]
+    table = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    return [program, "S+"] in [line.split() for line in table.splitlines()]
+
+
 def until(condition: Callable[[], object]) -> None:
     """Waits for something that happens soon."""
     deadline = time.monotonic() + SECONDS

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.unit.server.conftest import Events
+from tests.unit.server.conftest import SECONDS, Events, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -34,6 +34,14 @@ def run(client: Any, session: str, command: str, **more: object) -> JSON:
     assert status in (200, 202), answer
     assert isinstance(answer, dict)
     return answer
+
+
+def begun(client: Any, session: str, mark: str) -> JSON:
+    """A command that runs for long, and has the terminal."""
+    path = client.folder / mark
+    command = run(client, session, f"sh -c 'echo > {path}; sleep 60'", wait=0)
+    until(path.exists)
+    return command
 
 
 def events(client: Any, path: str, last: str | None = None) -> Events:
@@ -81,10 +89,13 @@ def test_the_exit_code_and_the_end_of_the_shell_are_told(client: Any, session: s
 
 
 def test_a_command_may_be_left_running_and_asked_for_later(client: Any, session: str) -> None:
-    status, answer = client.ask("POST", f"{session}/run", {"command": "sleep 0.3; echo done", "wait": 0})
+    go = client.folder / "go-on"
+    command = f"until test -e {go}; do sleep 0.05; done; echo done"
+    status, answer = client.ask("POST", f"{session}/run", {"command": command, "wait": 0})
     assert (status, answer["state"]) == (202, "running")
     assert client.ask("POST", f"{session}/run", {"command": "true"})[0] == 409
     assert client.ask("GET", session)[1]["command"] == answer["id"]
+    go.touch()
     status, later = client.ask("GET", f"{session}/commands/{answer['id']}?wait=60")
     assert (status, later["state"], later["exit_code"]) == (200, "exited", 0)
     span = f"offset={later['start']}&limit={later['end'] - later['start']}"
@@ -113,13 +124,13 @@ def test_input_reaches_the_running_command(client: Any, session: str) -> None:
     assert answered({"text": "abc"}, {"keys": ["BSpace", "Enter"]}) == "ab"
     assert answered({"base64": base64.b64encode(b"raw\r").decode()}) == "raw"
     assert client.ask("POST", f"{session}/input", {})[0] == 422
-    command = run(client, session, "sleep 60", wait=0.5)
+    command = begun(client, session, "input")
     client.ask("POST", f"{session}/input", {"keys": ["C-c"]})
     assert client.ask("GET", f"{session}/commands/{command['id']}?wait=60")[1]["exit_code"] == 130
 
 
 def test_a_signal_reaches_the_foreground_group(client: Any, session: str) -> None:
-    command = run(client, session, "sleep 60", wait=0.5)
+    command = begun(client, session, "signal")
     status, answer = client.ask("POST", f"{session}/signal", {"signal": "SIGKILL"})
     assert status == 200
     assert answer["pids"]
@@ -182,17 +193,23 @@ def test_ten_megabytes_are_exact_at_a_client_that_follows(client: Any, session: 
 def test_a_client_that_goes_away_interrupts_its_command_unless_it_says_otherwise(
     client: Any, session: str
 ) -> None:
-    def left(**more: object) -> str:
-        body = json.dumps({"command": "sleep 1", **more}).encode()
+    mark, go = client.folder / "left", client.folder / "go-alone"
+
+    def left(last: str, **more: object) -> str:
+        mark.unlink(missing_ok=True)
+        body = json.dumps({"command": f"sh -c 'echo > {mark}; {last}'", **more}).encode()
         head = f"POST {session}/run HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", client.port)) as connection:
             connection.sendall(head.encode() + body)
-            while (name := client.ask("GET", session)[1]["command"]) is None:
-                time.sleep(0.01)
+            until(mark.exists)
+            name = client.ask("GET", session)[1]["command"]
         return f"{session}/commands/{name}?wait=60"
 
-    assert client.ask("GET", left())[1]["exit_code"] == 130
-    assert client.ask("GET", left(cancel_on_disconnect=False))[1]["exit_code"] == 0
+    assert client.ask("GET", left("sleep 60"))[1]["exit_code"] == 130
+    alone = left(f"until test -e {go}; do sleep 0.05; done", cancel_on_disconnect=False)
+    time.sleep(0.3)  # in which it would be interrupted
+    go.touch()
+    assert client.ask("GET", alone)[1]["exit_code"] == 0
 
 
 def test_sixteen_sessions_at_once_keep_their_output_apart(client: Any) -> None:
@@ -218,13 +235,14 @@ def test_sixteen_sessions_at_once_keep_their_output_apart(client: Any) -> None:
 
 
 def joined(client: Any, path: str, **more: Any) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{client.port}{path}", compression=None, **more)
+    terminal: ClientConnection = connect(f"ws://127.0.0.1:{client.port}{path}", compression=None, **more)
+    return terminal
 
 
-def until(terminal: ClientConnection, text: bytes) -> bytes:
+def shown(terminal: ClientConnection, text: bytes) -> bytes:
     got = b""
     while text not in got:
-        message = terminal.recv(10)
+        message = terminal.recv(SECONDS)
         got += message if isinstance(message, bytes) else b""
     return got
 
@@ -232,22 +250,23 @@ def until(terminal: ClientConnection, text: bytes) -> bytes:
 def test_a_person_gets_a_terminal_over_a_websocket(client: Any, session: str) -> None:
     run(client, session, "echo earlier")
     with joined(client, f"{session}/pty?scrollback=1000&command=exec%20cat%20-A") as terminal:
-        assert json.loads(terminal.recv(5)) == {"offset": 0}
-        until(terminal, b"earlier\r\n")
+        assert json.loads(terminal.recv(SECONDS)) == {"offset": 0}
+        shown(terminal, b"earlier\r\n")
         terminal.send("é\t!\r".encode())
-        until(terminal, b"M-CM-)^I!$")
+        shown(terminal, b"M-CM-)^I!$")
         terminal.send(json.dumps({"columns": 60, "rows": 20}))
         terminal.send("nonsense")
         terminal.send(json.dumps({"columns": "x"}))
-        errors = [message for _ in range(2) if isinstance(message := terminal.recv(5), str)]
-        assert len(errors) == 2
+        errors = 0
+        while errors < 2:
+            errors += isinstance(terminal.recv(SECONDS), str)
         terminal.send(json.dumps({"keys": ["C-c"]}))
-        message: Any = b""
-        while isinstance(message, bytes):
-            message = terminal.recv(10)
-        assert json.loads(message) == {"exit_code": 130}
+        last: Any = b""
+        while isinstance(last, bytes):
+            last = terminal.recv(SECONDS)
+        assert json.loads(last) == {"exit_code": 130}
         with pytest.raises(ConnectionClosed):
-            terminal.recv(5)
+            terminal.recv(SECONDS)
     assert client.ask("GET", session)[1]["columns"] == 60
 
 
@@ -266,7 +285,7 @@ def test_a_websocket_needs_the_key_which_browsers_give_as_a_subprotocol(start: A
     with joined(server, path, subprotocols=["graftbox", offered]) as terminal:
         assert terminal.subprotocol == "graftbox"
     with joined(server, path, additional_headers={"Authorization": "Bearer s/e+c"}) as terminal:
-        assert "offset" in json.loads(terminal.recv(5))
+        assert "offset" in json.loads(terminal.recv(SECONDS))
     for wrong in (["graftbox"], ["graftbox", "graftbox.key.bm8"], ["graftbox.key.%"]):
         with pytest.raises(InvalidStatus) as caught:
             joined(server, path, subprotocols=wrong)

@@ -146,7 +146,7 @@ def test_a_signal_goes_to_the_program_in_the_foreground(within: Any) -> None:
         session = await sandbox.sessions.open("a")
         command = await session.start("sleep 60 | cat")
         pids: list[int] = []
-        while len(pids) != 2:
+        while {Path(f"/proc/{pid}/comm").read_text() for pid in pids} != {"sleep\n", "cat\n"}:
             pids = await session.signal(0)
         assert await session.signal(signal.SIGTERM) == pids
         assert (await command.done).status == 143
@@ -187,8 +187,8 @@ def test_a_reset_ends_everything_in_the_session_and_gives_a_fresh_shell(within: 
         session = await sandbox.sessions.open("a")
         await said(session, "x=1; cd /")
         before = session.log.end
-        command = await session.start("(trap '' HUP TERM INT; sleep 300) & sleep 301")
-        await asyncio.sleep(0.2)
+        command = await session.start("(trap '' HUP TERM INT; echo deaf; sleep 300) & sleep 301")
+        await shown(session, b"deaf")
         pid = int(Path(f"/proc/{session.shell.pane.hello.shell}/stat").read_text().split()[0])  # type: ignore[union-attr]  # it has one
         await session.reset()
         assert isinstance(await command.done, Death)
