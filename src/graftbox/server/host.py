@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from graftbox.server.http import Application, Connection
+from graftbox.server.inheritance import Inheritance, listener_for
 
 MAX_CONNECTIONS = 400
 """One more closes the oldest idle one: well below the 1024 open files that a process usually may have."""
@@ -51,12 +52,15 @@ class Host:
         self.max_connections = max_connections
         self.connections: dict[Connection, None] = {}
         self.servers: list[asyncio.Server] = []
+        self.listeners: list[socket.socket] = []
         self.port: int | None = None
         self.path: str | None = None
 
-    async def listen(self, host: str, port: int | None, path: str | None) -> None:
+    async def listen(
+        self, host: str, port: int | None, path: str | None, inheritance: Inheritance | None = None
+    ) -> None:
         """Accept on ``host:port`` (None: no TCP; 0: a free port, then in ``port``) and on the socket
-        ``path``.
+        ``path``; by the sockets of the server before, if it has left any.
         """
         import resource
 
@@ -65,26 +69,39 @@ class Host:
         if files != resource.RLIM_INFINITY:
             self.max_connections = min(self.max_connections, max(8, files // 2 - 16))
         loop = asyncio.get_running_loop()
+        inherited = inheritance.take() if inheritance else []
         if port is not None:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listener = socket.create_server((host, port), family=family)
+            listener = listener_for(inherited, (host, port)) or socket.create_server(
+                (host, port), family=family
+            )
+            self.listeners.append(listener)
             self.servers.append(await loop.create_server(self._connection, sock=listener, backlog=_AT_ONCE))
-            listener.listen(_BACKLOG)
             self.port = listener.getsockname()[1]
         if path is not None:
-            listener = _bound(path)
+            listener = listener_for(inherited, path) or _bound(path)
+            self.listeners.append(listener)
             self.servers.append(
                 await loop.create_unix_server(self._connection, sock=listener, backlog=_AT_ONCE)
             )
-            listener.listen(_BACKLOG)
             self.path = path
             # Who may connect is the folder's business, and the key's: the client is another user outside.
             os.chmod(path, 0o666)  # noqa: PTH101 - a path as text, as asyncio wants it
+        for listener in self.listeners:
+            listener.listen(_BACKLOG)
+            if inheritance:
+                inheritance.leave(listener)
+        for listener in inherited:
+            listener.close()
 
     def _connection(self) -> Connection:
         return Connection(self)
 
     async def close(self) -> None:
+        for listener in self.listeners:
+            with contextlib.suppress(OSError):
+                # Nobody is to wait for a next server: there will be none.
+                listener.shutdown(socket.SHUT_RDWR)
         for server in self.servers:
             server.close()
         for connection in list(self.connections):

@@ -2,7 +2,8 @@
 
 As process 1 it may not be killed from inside the container. It takes in orphans, passes signals on, exits
 with the server's exit code, and starts the server again when that was killed, by a `pkill` of the agent or
-for want of memory. Its memory holds the key, which is why it is hidden like the server (secrets.py).
+for want of memory. The listening sockets go from one server to the next (inheritance.py). Its memory holds
+the key, which is why it is hidden like the server (secrets.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import signal
 import sys
 import time
+
+from graftbox.server.inheritance import Inheritance
 
 _PASSED_ON = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
@@ -21,8 +24,11 @@ _ENDINGS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQU
 _QUICK, _PATIENCE = 10.0, 5
 
 
-def fork_server() -> int:
-    """Returns in the server's process only: how often it was started before. The parent exits with it."""
+def fork_server() -> tuple[int, Inheritance]:
+    """Returns in the server's process only: how often it was started before, and what the server before has
+    left. The parent exits with it.
+    """
+    inheritance = Inheritance()
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     starts = quick_ends = 0
     while True:
@@ -30,7 +36,7 @@ def fork_server() -> int:
         pid = os.fork()
         if pid == 0:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-            return starts
+            return starts, inheritance
         status, told_to_end = _watch(pid)
         killed = os.WIFSIGNALED(status)
         quick_ends = quick_ends + 1 if time.monotonic() - began < _QUICK else 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graftbox.server.environment import Environment
+    from graftbox.server.inheritance import Inheritance
     from graftbox.server.settings import Settings
 
 
@@ -17,15 +18,25 @@ def main(argv: list[str] | None = None) -> int:
 
     entries = take_environment()
     made_up_key = os.urandom(24).hex()
-    starts = 0
-    if os.getpid() == 1:
+    starts, inheritance = 0, None
+    if is_first_process():
         from graftbox.server.init import fork_server
 
-        starts = fork_server()
-    return _serve(sys.argv[1:] if argv is None else argv, entries, made_up_key, starts)
+        starts, inheritance = fork_server()
+    return _serve(sys.argv[1:] if argv is None else argv, entries, made_up_key, starts, inheritance)
 
 
-def _serve(words: list[str], entries: tuple[bytes, ...], made_up_key: str, starts: int) -> int:
+def is_first_process() -> bool:
+    return os.getpid() == 1
+
+
+def _serve(
+    words: list[str],
+    entries: tuple[bytes, ...],
+    made_up_key: str,
+    starts: int,
+    inheritance: Inheritance | None,
+) -> int:
     from graftbox.errors import GraftboxError
     from graftbox.server.environment import Environment
     from graftbox.server.settings import USAGE, read_settings
@@ -39,7 +50,7 @@ def _serve(words: list[str], entries: tuple[bytes, ...], made_up_key: str, start
         settings = read_settings(words, environment, _working_folder(), made_up_key)
         if settings.key == made_up_key and not starts:
             print(f"SESSION_API_KEY is not set; this session's key is {made_up_key}", file=sys.stderr)
-        _run(settings, environment, restarted=starts > 0)
+        _run(settings, environment, inheritance, restarted=starts > 0)
     except GraftboxError as error:
         print(f"action-execution-server: {error}", file=sys.stderr)
         return error.exit_code
@@ -48,14 +59,16 @@ def _serve(words: list[str], entries: tuple[bytes, ...], made_up_key: str, start
     return 0
 
 
-def _run(settings: Settings, environment: Environment, *, restarted: bool) -> None:
+def _run(
+    settings: Settings, environment: Environment, inheritance: Inheritance | None, *, restarted: bool
+) -> None:
     import asyncio
 
     from graftbox.server.diagnostics import start_logging
     from graftbox.server.service import serve
 
     start_logging(environment)
-    asyncio.run(serve(settings, environment, restarted=restarted))
+    asyncio.run(serve(settings, environment, inheritance, restarted=restarted))
 
 
 def _working_folder() -> str:

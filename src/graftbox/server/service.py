@@ -16,16 +16,24 @@ from graftbox.server.child import Child
 from graftbox.server.environment import Environment
 from graftbox.server.host import Host
 from graftbox.server.http import Application, Message, Receive, Send
+from graftbox.server.inheritance import Inheritance
 from graftbox.server.sandbox import Sandbox
 from graftbox.server.settings import Settings
 
 log = logging.getLogger("graftbox.server")
 
 
-async def serve(settings: Settings, environment: Environment, *, restarted: bool = False) -> None:
+async def serve(
+    settings: Settings,
+    environment: Environment,
+    inheritance: Inheritance | None = None,
+    *,
+    restarted: bool = False,
+) -> None:
     """Listen, start the shell and the child, and wait for SIGTERM or SIGINT.
 
-    ``restarted``: in the place of a server that was killed, whose child goes on without a supervisor.
+    ``restarted``: in the place of a server that was killed, whose child goes on without a supervisor, and
+    whose sockets are in the ``inheritance``.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -44,7 +52,7 @@ async def serve(settings: Settings, environment: Environment, *, restarted: bool
     application = _once(ready, App(sandbox, settings.key))
     connections = min(settings.limits.max_connections, _affordable_connections())
     server = Host(application, routes.takes_websockets, connections, routes.tunnels)
-    await _listen(server, settings)
+    await _listen(server, settings, inheritance)
     preparing = loop.create_task(_prepare(sandbox, ready))
     child = (
         Child(settings.child, environment, settings.child_dir) if settings.child and not restarted else None
@@ -67,9 +75,9 @@ def _affordable_connections() -> int:
     return max(1, soft // 2) if soft != resource.RLIM_INFINITY else sys.maxsize
 
 
-async def _listen(server: Host, settings: Settings) -> None:
+async def _listen(server: Host, settings: Settings, inheritance: Inheritance | None) -> None:
     try:
-        await server.listen(settings.host, settings.port, settings.socket)
+        await server.listen(settings.host, settings.port, settings.socket, inheritance)
     except OSError as error:
         where = f"port {settings.port}" if settings.port is not None else str(settings.socket)
         raise TransportError(
