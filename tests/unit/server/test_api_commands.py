@@ -56,7 +56,9 @@ def test_a_command_is_run_and_answered_in_one_request(client: Any) -> None:
     assert not answer["truncated"]
     assert not answer["timed_out"]
     assert "id" not in answer
-    assert client.ask("GET", "/v1/commands") == (200, {"commands": []})
+    status, left = client.ask("GET", "/v1/commands")
+    assert status == 200
+    assert "echo out; echo err >&2; exit 3" not in [each["command"] for each in left["commands"]]
 
 
 def test_a_program_runs_without_a_shell_and_reads_what_it_is_given(client: Any) -> None:

@@ -7,12 +7,12 @@ import json
 import os
 import socket
 import stat
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from tests.unit.server.conftest import until
 
 FILES = "/v1/files"
 
@@ -205,11 +205,8 @@ def test_a_client_that_goes_away_leaves_the_old_file(client: Any, folder: Path) 
     with socket.create_connection(("127.0.0.1", client.port)) as sender:
         head = f"PUT {content(folder / 'f')} HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n"
         sender.sendall(head.encode() + b"x" * 600_000)
-        deadline = time.monotonic() + 60
-        while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-    while len(list(folder.iterdir())) > 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
+        until(lambda: len(list(folder.iterdir())) == 2)
+    until(lambda: len(list(folder.iterdir())) == 1)
     assert [path.name for path in folder.iterdir()] == ["f"]
     assert (folder / "f").read_text() == "old"
 

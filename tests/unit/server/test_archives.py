@@ -11,7 +11,6 @@ import socket
 import stat
 import tarfile
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.server.conftest import until
 
 from graftbox.server import unpacking
 from graftbox.server.packing import FORMATS, packed
@@ -292,12 +292,8 @@ def test_an_unpacking_client_that_goes_away_leaves_nothing(client: Any, tmp_path
         head = f"PUT {ARCHIVE}?path={target}&format=tar HTTP/1.1\r\nHost: x\r\n"
         head += f"Content-Length: {len(data)}\r\n\r\n"
         sender.sendall(head.encode() + data[:2_000_000])
-        deadline = time.monotonic() + 60
-        while not target.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-    while target.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert list(tmp_path.iterdir()) == []
+        until(target.exists)
+    until(lambda: not list(tmp_path.iterdir()))
 
 
 def form(filename: str, content: bytes) -> tuple[bytes, str]:

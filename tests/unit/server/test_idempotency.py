@@ -6,9 +6,11 @@ import asyncio
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from tests.unit.server.conftest import until
 
 from graftbox.server import idempotency
 from graftbox.server.environment import Environment
@@ -49,17 +51,21 @@ def test_a_refusal_is_repeated_too(client: Any) -> None:
 
 
 def test_a_retry_after_a_lost_connection_waits_for_the_first(client: Any) -> None:
-    body = {"command": f"sleep 0.5; {COUNT}", "cwd": "retry"}
-    (client.folder / "retry").mkdir()
+    folder = client.folder / "retry"
+    folder.mkdir()
+    body = {"command": f"touch begun; until test -e go; do sleep 0.05; done; {COUNT}", "cwd": "retry"}
     data = json.dumps(body).encode()
     head = b"POST /v1/run HTTP/1.1\r\nhost: x\r\nidempotency-key: e\r\ncontent-length: %d\r\n\r\n"
     with socket.create_connection(("127.0.0.1", client.port)) as connection:
         connection.sendall(head % len(data) + data)
-        while not any(
-            each["state"] == "running" for each in client.ask("GET", "/v1/commands")[1]["commands"]
-        ):
-            time.sleep(0.01)
-    status, answered = ask(client, body, "e")
+        until((folder / "begun").exists)
+    with ThreadPoolExecutor() as threads:
+        again = type(client)(client.port, client.folder, client.process)
+        waiting = threads.submit(ask, again, body, "e")
+        time.sleep(0.2)  # in which it would be run a second time
+        (folder / "go").touch()
+        status, answered = waiting.result()
+        again.connection.close()
     assert (status, answered["exit_code"], answered["stdout"]) == (200, 0, "1\n")
 
 

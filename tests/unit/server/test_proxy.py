@@ -8,6 +8,7 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ def cookie(client: Client) -> str:
     status, headers, _ = fetch(client, f"/?tkn={token(client)}", accept="text/html")
     assert status == 302
     return headers["set-cookie"].partition(";")[0]
+
+
+@pytest.fixture
+def dying(client: Client) -> Iterator[Client]:
+    """For a test that kills the plugin: after several deaths in a row it would be started again later."""
+    yield client
+    assert client.ask("POST", "/v1/plugins/page/restart", headers=KEYED)[1]["state"] == "running"
 
 
 def test_nobody_is_let_in_without_key_token_or_cookie(client: Client) -> None:
@@ -163,15 +171,15 @@ def test_a_client_that_does_not_read_costs_no_memory(client: Client) -> None:
     assert resident < 200_000
 
 
-def test_a_plugin_that_dies_in_the_middle_is_said_so_and_back_at_once(client: Client) -> None:
-    status, headers, body = fetch(client, "/die", **KEYED)
+def test_a_plugin_that_dies_in_the_middle_is_said_so_and_back_at_once(dying: Client) -> None:
+    status, headers, body = fetch(dying, "/die", **KEYED)
     assert (status, headers["retry-after"]) == (503, "1")
     assert b"before it had answered" in body
-    assert fetch(client, "/health", **KEYED)[0] == 200
-    status, _, body = fetch(client, "/die", **KEYED, accept="text/html")
+    assert fetch(dying, "/health", **KEYED)[0] == 200
+    status, _, body = fetch(dying, "/die", **KEYED, accept="text/html")
     assert status == 503
     assert b'<meta http-equiv="refresh"' in body
-    assert fetch(client, "/health", **KEYED)[0] == 200
+    assert fetch(dying, "/health", **KEYED)[0] == 200
 
 
 def test_a_plugin_that_was_stopped_answers_503(client: Client) -> None:
@@ -232,16 +240,16 @@ def test_a_websocket_whose_client_does_not_read_is_held_back(client: Client) -> 
     until(lambda: fetch(client, "/health", **KEYED)[0] == 200)
 
 
-def test_a_websocket_ends_when_its_plugin_dies(client: Client) -> None:
+def test_a_websocket_ends_when_its_plugin_dies(dying: Client) -> None:
     async def session() -> None:
-        uri = f"ws://127.0.0.1:{client.port}/v1/proxy/page/ws"
+        uri = f"ws://127.0.0.1:{dying.port}/v1/proxy/page/ws"
         async with websockets.connect(uri, additional_headers=KEYED) as connection:
-            await asyncio.to_thread(fetch, client, "/die", **KEYED)
+            await asyncio.to_thread(fetch, dying, "/die", **KEYED)
             with pytest.raises(websockets.ConnectionClosed):
                 await connection.recv()
 
     asyncio.run(session())
-    assert fetch(client, "/health", **KEYED)[0] == 200
+    assert fetch(dying, "/health", **KEYED)[0] == 200
 
 
 def test_without_a_key_only_pages_of_other_origins_are_kept_out(start: Start, tmp_path: Path) -> None:
