@@ -22,6 +22,8 @@ from graftbox.store import storage_errors
 PROGRAM = "chromium"
 CHROMIUM, DASH, LOADER = "browser/chromium-headless-shell", "libexec/dash", "lib/ld.so"
 WRAPPER = "bin/oh-chromium"
+VIEWER = "browser/pdfjs/"
+"""What the server shows PDFs with; stays behind."""
 # What no ELF file names, because it is opened by name: NSS's modules, the C library's for names and users.
 OPENED = (
     *("libsoftokn3.so", "libfreebl3.so", "libfreeblpriv3.so", "libnssckbi.so"),
@@ -78,7 +80,7 @@ def checked(target: str) -> str:
 def _files(tree: Path) -> Iterator[str]:
     """What the browser consists of: its folder, the shell of its wrapper, their libraries, all licences."""
     found = [path.relative_to(tree).as_posix() for path in sorted((tree / "browser").rglob("*"))]
-    found = [path for path in found if not (tree / path).is_dir()]
+    found = [path for path in found if not ((tree / path).is_dir() or path.startswith(VIEWER))]
     if CHROMIUM not in found:
         raise UsageError(f"{tree} has no browser. Build a bundle with the component browser.")
     programs = [DASH, *found]

@@ -5,18 +5,26 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 from base64 import b64encode
 from pathlib import Path
 
 from graftbox.errors import GraftboxError
 from graftbox.server.disk import open_regular
+from graftbox.server.environment import BUNDLE
 from graftbox.server.identity import Identity
 
 MAX_FILE = 64 * 1024 * 1024
 """Bytes of a file that is shown."""
-PDFJS = Path("/openhands/browser/pdfjs")
+PDFJS = BUNDLE / "browser/pdfjs"
 """Mozilla's pdf.js, where the bundle has it."""
-_PDFJS_ELSEWHERE = "https://cdnjs.cloudflare.com/ajax/libs/pdf.js/4.10.38"
+PDFJS_KINDS = {
+    ".mjs": b"text/javascript",
+    ".wasm": b"application/wasm",
+    ".bcmap": b"application/octet-stream",
+    ".pfb": b"application/octet-stream",
+}
+"""What is served of it: its scripts, decoders of pictures, character maps and symbol fonts."""
 KINDS = {
     ".pdf": "application/pdf",
     ".png": "image/png",
@@ -43,15 +51,21 @@ body {{ margin: 0; padding: 0; font-family: sans-serif; overflow: auto; }}
 </body>
 </html>
 """
+_NO_PDFJS = "PDFs are drawn by pdf.js of the bundle's component browser, which is not here. Add it."
 _PICTURE = '<img src="data:{kind};base64,{data}" alt="{name}">'
 _PDF = """<p id="error"></p>
+<iframe hidden></iframe>
 <script type="module">
 const shown = document.getElementById('content'), told = document.getElementById('error');
+// The page has loaded when it is drawn, or after ten seconds: not while a document in it is being written.
+const unfinished = document.querySelector('iframe').contentDocument.open();
+setTimeout(() => unfinished.close(), 10000);
 try {{
-  const pdfjs = await import('{pdfjs}/pdf.min.mjs');
-  pdfjs.GlobalWorkerOptions.workerSrc = '{pdfjs}/pdf.worker.min.mjs';
+  const pdfjs = await import('/pdfjs/pdf.min.mjs');
+  pdfjs.GlobalWorkerOptions.workerSrc = '/pdfjs/pdf.worker.min.mjs';
   const data = Uint8Array.from(atob('{data}'), letter => letter.charCodeAt(0));
-  const pdf = await pdfjs.getDocument({{data}}).promise;
+  const cMapUrl = '/pdfjs/cmaps/', standardFontDataUrl = '/pdfjs/standard_fonts/', wasmUrl = '/pdfjs/wasm/';
+  const pdf = await pdfjs.getDocument({{data, cMapUrl, standardFontDataUrl, wasmUrl}}).promise;
   for (let number = 1; number <= pdf.numPages; number++) {{
     const page = await pdf.getPage(number), viewport = page.getViewport({{scale: 1}});
     const canvas = document.createElement('canvas');
@@ -59,9 +73,14 @@ try {{
     canvas.height = viewport.height;
     shown.appendChild(canvas);
     await page.render({{canvasContext: canvas.getContext('2d'), viewport}}).promise;
+    // For those who read the page and do not look at it.
+    const text = await page.getTextContent();
+    canvas.textContent = text.items.map(item => item.str + (item.hasEOL ? '\\n' : '')).join('');
   }}
 }} catch (error) {{
   told.textContent = 'This PDF could not be shown: ' + error;
+}} finally {{
+  unfinished.close();
 }}
 </script>"""
 
@@ -114,17 +133,19 @@ def view(path: str) -> Answer:
     name = html.escape(file.name.encode("utf-8", "replace").decode())
     fill = {"kind": kind, "name": name, "data": b64encode(data).decode()}
     if kind == "application/pdf":
-        pdfjs = "/pdfjs" if PDFJS.is_dir() else _PDFJS_ELSEWHERE
-        content = _PDF.format(pdfjs=pdfjs, **fill)
+        if not PDFJS.is_dir():
+            return _error(500, "Error viewing file", shown, _NO_PDFJS)
+        content = _PDF.format(**fill)
     else:
         content = _PICTURE.format(**fill)
     return 200, _HTML, _PAGE.format(name=name, content=content).encode()
 
 
 def _part_of_pdfjs(name: str) -> Answer:
-    if name in ("pdf.min.mjs", "pdf.worker.min.mjs"):
+    kind = PDFJS_KINDS.get(Path(name).suffix)
+    if kind and re.fullmatch(r"([a-z_]+/)?\w[\w.-]*", name, re.ASCII):
         try:
-            return 200, b"text/javascript", (PDFJS / name).read_bytes()
+            return 200, kind, (PDFJS / name).read_bytes()
         except OSError:
             pass
     return 404, b"application/json", b'{"detail":"Not Found"}'

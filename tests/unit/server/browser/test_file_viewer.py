@@ -104,9 +104,35 @@ def test_files_are_read_as_the_user_of_the_actions(tmp_path: Path) -> None:
     assert answer[0] in (404, 500)
 
 
-def test_a_pdf_is_drawn_by_the_bundled_script_or_says_why_not(tmp_path: Path) -> None:
+def test_a_pdf_is_drawn_by_the_bundled_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, "PDFJS", tmp_path)
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")
     status, kind, body = viewer.view(str(tmp_path / "a.pdf"))
     assert (status, kind) == (200, b"text/html; charset=utf-8")
-    assert b"pdf.min.mjs" in body
+    assert b"/pdfjs/pdf.min.mjs" in body
     assert b"JVBERi0xLjQ=" in body
+    assert b"://" not in body
+
+
+def test_a_pdf_without_the_script_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, "PDFJS", tmp_path / "none")
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")
+    status, _, body = viewer.view(str(tmp_path / "a.pdf"))
+    assert status == 500
+    assert b"component browser" in body
+
+
+def test_nothing_but_the_script_is_served_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, "PDFJS", tmp_path / "pdfjs")
+    (tmp_path / "pdfjs/cmaps").mkdir(parents=True)
+    for name in ("pdfjs/pdf.min.mjs", "pdfjs/cmaps/H.bcmap", "pdfjs/package.json", "other.mjs"):
+        (tmp_path / name).write_text(name)
+
+    def get(name: str) -> tuple[int, bytes]:
+        status, kind, _ = asyncio.run(viewer.respond(Identity.own(), "GET", f"/pdfjs/{name}", None))
+        return status, kind
+
+    assert get("pdf.min.mjs") == (200, b"text/javascript")
+    assert get("cmaps/H.bcmap") == (200, b"application/octet-stream")
+    for name in ("package.json", "../other.mjs", "cmaps/../pdf.min.mjs", "none.mjs", "cmaps/", ""):
+        assert get(name)[0] == 404, name
