@@ -14,7 +14,7 @@ setup: .venv/.ready
 	@touch $@
 
 demo: setup
-	@scripts/with-bundle .venv/bin/python demo/demo.py
+	@scripts/with-bundle .venv/bin/python -m demo.demo
 
 check: setup
 	@.venv/bin/ruff check --quiet . && .venv/bin/ruff format --check --quiet .

@@ -12,9 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import debian_base
+from demo import debian_base
 
 from graftbox.errors import GraftboxError
 
@@ -60,7 +58,7 @@ def choose_base(folder: Path) -> str:
     if reachable:
         say(f"base image: {REGISTRY_BASE}", start)
         return REGISTRY_BASE
-    base = debian_base.make(folder, ARCHITECTURES[platform.machine()])
+    base: str = debian_base.make(folder, ARCHITECTURES[platform.machine()])
     say("base image: made from Debian packages, as no image registry answers here", start)
     return base
 

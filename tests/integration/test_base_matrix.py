@@ -93,7 +93,9 @@ def check_own_program(base: Base, client: Client) -> None:
     assert mapped, outcome
     assert not [path for path in mapped if path.startswith("/openhands")]
     libraries = {path for path in mapped if ".so" in path and "/hostile/" not in path}
-    assert {base.libc in path for path in libraries if "libc" in path} == ({True} if base.libc else set())
+    c_libraries = [path for path in libraries if "libc" in path]
+    assert bool(c_libraries) is bool(base.libc)
+    assert all((base.libc or "") in path for path in c_libraries)
     if base.name == "hostile":
         assert "/hostile/preload.so" in mapped, "the variables of the base no longer reach its programs"
 

@@ -75,7 +75,8 @@ def portable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_portable_browser_needs_nothing_but_its_folder(portable: Path, tmp_path: Path) -> None:
     page = "data:text/html,<title>t</title><p style='font-size:60px'>A page with text"
-    command = [program("bwrap", "bubblewrap"), "--unshare-all", "--ro-bind", portable, portable]
+    command: list[str | Path] = [program("bwrap", "bubblewrap"), "--unshare-all"]
+    command += ["--ro-bind", portable, portable]
     command += ["--proc", "/proc", "--dev", "/dev", "--bind", tmp_path, "/out", "--clearenv"]
     command += ["--setenv", "LD_LIBRARY_PATH", "/none", portable / "chromium", "--no-sandbox"]
     options = ["--window-size=600,200", "--screenshot=/out/page.png", page]

@@ -128,16 +128,10 @@ def test_a_detached_sandbox_is_found_stopped_and_removed_by_name(
 def test_a_name_is_given_once(detached: Callable[..., dict[str, str]]) -> None:
     name = f"twice-{os.getpid()}"
     detached("--name", name)
-    again = graftbox(
-        "run",
-        "--engine",
-        str(listed(name)["engine"]),
-        "--detach",
-        "--name",
-        name,
-        reference("busybox"),  # type: ignore[index]
-        check=False,
-    )
+    row = listed(name)
+    assert row is not None
+    options = ["--engine", row["engine"], "--detach", "--name", name]
+    again = graftbox("run", *options, reference("busybox"), check=False)
     assert again.returncode == 2
     assert name in again.stderr
     assert listed(name) is not None

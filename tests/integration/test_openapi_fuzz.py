@@ -168,7 +168,8 @@ def _page(address: str) -> str | None:
     request = urllib.request.Request(f"{address}/v1/browser", headers={"X-Session-API-Key": KEY})
     with urllib.request.urlopen(request, timeout=20) as answer:
         pages = json.load(answer)["pages"]
-    return pages[0]["id"] if pages else _ask(address, "/v1/browser/pages", {}).get("id")
+    page = pages[0] if pages else _ask(address, "/v1/browser/pages", {})
+    return page.get("id") if isinstance(page, dict) else None
 
 
 def _ask(address: str, path: str, body: object) -> Any:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -126,13 +127,13 @@ def test_a_list_that_others_never_leave_alone_is_an_error_in_the_end(
     monkeypatch.setattr(referrers, "SETTLING", 0.001)
     attached.attach(one, Attachment("text/x-note", b"a"))
     monkeypatch.setattr(attached, "_slowest", 0.0)
-    pause = referrers.time.sleep
+    pause = time.sleep
 
     def meanwhile(seconds: float) -> None:
         overwritten(registry, tag, [])
         pause(0)
 
-    monkeypatch.setattr(referrers.time, "sleep", meanwhile)
+    monkeypatch.setattr(time, "sleep", meanwhile)
     with pytest.raises(TransportError, match=f"Others keep writing the tag {tag}"):
         attached.settle()
 

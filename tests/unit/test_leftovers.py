@@ -71,7 +71,7 @@ def test_marking_as_used_leaves_the_times_that_a_sandbox_sees(store: Store) -> N
 def test_the_command_shows_and_prunes(store: Store) -> None:
     def graftbox(*words: str) -> str:
         environ = {**os.environ, "GRAFTBOX_CACHE": str(store.root)}
-        command = [Path(sys.executable).with_name("graftbox"), "cache", *words]
+        command = [str(Path(sys.executable).with_name("graftbox")), "cache", *words]
         return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
 
     assert str(store.root) in graftbox("show")

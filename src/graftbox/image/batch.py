@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -139,7 +139,7 @@ def worker(
 
 def run(
     items: Iterable[str], work: Callable[[str], Outcome], jobs: int, registries: Registries
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """The outcomes as they come, ``jobs`` at a time; never more than twice as many are held.
 
     When the caller stops reading, or is interrupted, what is under way ends and nothing new begins.

@@ -21,7 +21,7 @@ with sync_playwright() as playwright:
         json.dumps(
             {
                 "greeting": page.text_content("#greeting"),
-                "inner": page.frames[1].text_content("body").strip(),
+                "inner": (page.frames[1].text_content("body") or "").strip(),
                 "dialog": page.evaluate("prompt('sure?')"),
                 "popup": opened.value.url,
                 "picture": len(page.screenshot(full_page=True)),

@@ -5,9 +5,12 @@ JSON list of observations. Set up as openhands.runtime.browser.browser_env does 
 waiting before each call.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import sys
+from typing import Any
 
 import browsergym.core.env as env_module
 import gymnasium
@@ -18,17 +21,17 @@ from browsergym.utils.obs import flatten_axtree_to_str, flatten_dom_to_str, over
 class Chat:
     """Without the window that nobody looks at."""
 
-    def __init__(self, *_, **__):
-        self.messages = []
+    def __init__(self, *_: object, **__: object) -> None:
+        self.messages: list[dict[str, Any]] = []
 
-    def add_message(self, role, msg):
+    def add_message(self, role: str, msg: str) -> None:
         self.messages.append({"role": role, "message": msg, "timestamp": 0.0})
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
-def text_of(dom):
+def text_of(dom: Any) -> Any:
     converter = html2text.HTML2Text()
     converter.ignore_links = False
     converter.ignore_images = True
@@ -37,11 +40,11 @@ def text_of(dom):
     return converter.handle(flatten_dom_to_str(dom))
 
 
-def digest(pixels):
+def digest(pixels: Any) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
-def main():
+def main() -> None:
     env_module.Chat = Chat
     env = gymnasium.make(
         "browsergym/openended",

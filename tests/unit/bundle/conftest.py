@@ -239,11 +239,12 @@ def _deb(files: Mapping[str, bytes | str], compression: str = "xz") -> bytes:
             member.size = len(content)
             member.mode = 0o755 if "/bin/" in name or content.startswith(b"#!") else 0o644
             tar.addfile(member, io.BytesIO(content))
-    pack = {"xz": lzma.compress, "gz": gzip.compress, "": bytes, "zst": bytes}[compression]
+    packers: dict[str, Callable[[bytes], bytes]] = {"xz": lzma.compress, "gz": gzip.compress}
+    data_tar = packers.get(compression, bytes)(buffer.getvalue())
     members = {
         "debian-binary": b"2.0\n",
         "control.tar": b"odd",
-        f"data.tar{'.' if compression else ''}{compression}": pack(buffer.getvalue()),
+        f"data.tar{'.' if compression else ''}{compression}": data_tar,
     }
     deb = b"!<arch>\n"
     for name, data in members.items():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from elftools.elf.dynamic import DynamicSegment
@@ -30,7 +31,8 @@ def judged(data: bytes) -> dict[str, object]:
         if isinstance(segment, InterpSegment):
             facts["interpreter"] = segment.get_interp_name()
         if isinstance(segment, DynamicSegment):
-            for tag in segment.iter_tags():
+            tags: Iterator[Any] = segment.iter_tags()
+            for tag in tags:
                 if tag.entry.d_tag == "DT_NEEDED":
                     needed.append(tag.needed)
                 elif tag.entry.d_tag == "DT_SONAME":

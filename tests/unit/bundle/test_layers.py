@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from graftbox.bundle import layers
 from graftbox.bundle.content import Content, File, Folder, Link
+from graftbox.bundle.manifest import Layer
 from graftbox.store import Store
 
 CONTENT: Content = {
@@ -24,7 +25,7 @@ CONTENT: Content = {
 }
 
 
-def members(store: Store, layer: layers.Layer) -> list[tarfile.TarInfo]:
+def members(store: Store, layer: Layer) -> list[tarfile.TarInfo]:
     data = gzip.decompress(store.blob_path(layer.digest).read_bytes())
     assert f"sha256:{hashlib.sha256(data).hexdigest()}" == layer.diff_id
     assert len(data) == layer.size

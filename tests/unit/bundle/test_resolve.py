@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import pytest
 
@@ -26,7 +27,7 @@ def catalog(*suites: dict[str, str]) -> Catalog:
     )
 
 
-def names(found: dict[str, object]) -> str:
+def names(found: Iterable[str]) -> str:
     return " ".join(found)
 
 

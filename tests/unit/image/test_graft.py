@@ -204,7 +204,7 @@ def test_a_history_that_cannot_be_right_is_left_out(history: object) -> None:
 
 
 def test_empty_history_entries_do_not_count_as_layers() -> None:
-    history = [{"created_by": "a"}, {"created_by": "ENV", "empty_layer": True}, {"created_by": "b"}]
+    history: Any = [{"created_by": "a"}, {"created_by": "ENV", "empty_layer": True}, {"created_by": "b"}]
     entries = config_of(graft(some_base(history=history), BUNDLE, OPTIONS))["history"]
     assert sum(not entry.get("empty_layer") for entry in entries) == 4
 
@@ -225,7 +225,7 @@ def test_an_embedded_copy_of_the_old_config_does_not_survive() -> None:
 @pytest.mark.parametrize(
     ("facts", "hint"), [({"os": "windows"}, "windows"), ({"architecture": "s390x"}, "s390x")]
 )
-def test_another_platform_is_refused_by_name(facts: dict[str, str], hint: str) -> None:
+def test_another_platform_is_refused_by_name(facts: dict[str, Any], hint: str) -> None:
     with pytest.raises(UnsupportedError, match=hint):
         graft(some_base(**facts), BUNDLE, OPTIONS)
 

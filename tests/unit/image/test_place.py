@@ -250,9 +250,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_under_the_name(
     def interrupted(line: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        layout_module.os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "other disk"))
-    )
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "other disk")))
     base, target = f"oci:{layout.folder}:base", form.format(out)
     with pytest.raises(KeyboardInterrupt):
         run(base, target, store, bundle, progress=interrupted)

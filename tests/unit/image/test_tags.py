@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -60,7 +61,9 @@ def test_the_three_tags_as_they_are_written() -> None:
         ({"choice": dataclasses.replace(CHOICE, platform="linux/amd64")}, {"source", "lock"}),
     ],
 )
-def test_each_input_changes_the_tags_it_decides_and_no_other(changed: dict, changes: set[str]) -> None:
+def test_each_input_changes_the_tags_it_decides_and_no_other(
+    changed: dict[str, Any], changes: set[str]
+) -> None:
     before, after = made(), made(**changed)
     names = {"source", "lock", "versioned"}
     assert {name for name in names if getattr(before, name) != getattr(after, name)} == changes

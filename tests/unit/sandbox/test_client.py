@@ -67,7 +67,7 @@ def serving(answer: Any, path: Path | None = None) -> Iterator[tuple[str, list[A
     with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        url = f"unix://{path}" if path else f"http://127.0.0.1:{server.server_address[1]}"
+        url = f"unix://{path}" if path else f"http://127.0.0.1:{server.socket.getsockname()[1]}"
         try:
             yield url, handler.asked  # type: ignore[attr-defined]
         finally:

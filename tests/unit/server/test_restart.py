@@ -127,7 +127,12 @@ def test_people_see_the_session_in_tmux(restarted: Any) -> None:
     subprocess.run(["tmux", "-S", place[1], "send-keys", "typed by hand", "Enter"], check=True)
     # The echo and the answer, in however many pieces they are told.
     said: list[str] = []
-    until(lambda: said.append(server.run("", timeout=0.2)["content"]) or "".join(said).count("hand") > 1)
+
+    def all_said() -> bool:
+        said.append(server.run("", timeout=0.2)["content"])
+        return "".join(said).count("hand") > 1
+
+    until(all_said)
     assert "".join(said).replace("\n", "") == "typed by hand" * 2
 
 

@@ -41,10 +41,10 @@ def test_nobody_reads_the_key_or_the_memory_of_the_server() -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(SOURCE),
-            "SESSION_API_KEY": "s3cret",
-            "GRAFTBOX_PORT": "1",
+            b"PATH": os.environb[b"PATH"],
+            b"PYTHONPATH": bytes(SOURCE),
+            b"SESSION_API_KEY": b"s3cret",
+            b"GRAFTBOX_PORT": b"1",
             b"ODD": b"\xff",
         },
     )

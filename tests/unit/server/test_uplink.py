@@ -98,7 +98,7 @@ def test_without_a_server_only_what_is_remembered_is_kept(ends: tuple[Uplink, so
     uplink.send(b"g", b"5")
     uplink.remember(b"m", b"kept")
     uplink.flush(99)
-    assert (uplink.outbox, uplink.remembered, uplink.lag(99)) == (b"", 1, 0)
+    assert (bytes(uplink.outbox), uplink.remembered, uplink.lag(99)) == (b"", 1, 0)
 
 
 def test_one_who_calls_and_is_gone_is_no_server(ends: tuple[Uplink, socket.socket]) -> None:

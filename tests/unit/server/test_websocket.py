@@ -67,7 +67,10 @@ async def echo(scope: Message, receive: Receive, send: Send) -> None:
 
 
 def joined(port: int, path: str = "/ws", **more: Any) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{port}{path}", compression=None, max_size=None, **more)
+    client: ClientConnection = connect(
+        f"ws://127.0.0.1:{port}{path}", compression=None, max_size=None, **more
+    )
+    return client
 
 
 def test_messages_of_any_size_come_back_as_they_were(serve: Serve) -> None:
@@ -194,7 +197,12 @@ def test_a_handler_that_takes_nothing_holds_the_client_back(serve: Serve) -> Non
             sizes.append(len(message["bytes"]))
 
     with joined(serve(slow)) as client:
-        sender = threading.Thread(target=lambda: [client.send(bytes(100_000)) for _ in range(200)])
+
+        def fill() -> None:
+            for _ in range(200):
+                client.send(bytes(100_000))
+
+        sender = threading.Thread(target=fill)
         sender.start()
         sender.join(0.5)
         assert sender.is_alive()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from graftbox.server.browser.actions import Call, parse
+
+VALUES: tuple[Any, ...] = (None, True, (1, "a"), {"a": []})
 
 
 @pytest.mark.parametrize(
@@ -23,7 +27,7 @@ from graftbox.server.browser.actions import Call, parse
         ("page.press('Enter')", [Call("press", ("Enter",))]),
         ("# noop(1)\nnoop(2)", [Call("noop", (2,))]),
         ("noop(None) noop(True) noop((1, 'a')) noop({'a': []})", [
-            Call("noop", (each,)) for each in (None, True, (1, "a"), {"a": []})
+            Call("noop", (each,)) for each in VALUES
         ]),
         (r"fill('1', 'a\n\'b\' \d')", [Call("fill", ("1", "a\n'b' \\d"))]),
         ("click('1' button='left')", [Call("click", ("1",), {"button": "left"})]),

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -73,10 +74,10 @@ def address(authority: Path) -> Iterator[str]:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
-        def finish_request(self, request: object, client_address: object) -> None:
+        def finish_request(self, request: Any, client_address: Any) -> None:
             try:
-                with context.wrap_socket(request, server_side=True) as connection:  # type: ignore[arg-type]
-                    super().finish_request(connection, client_address)  # type: ignore[arg-type]
+                with context.wrap_socket(request, server_side=True) as connection:
+                    super().finish_request(connection, client_address)
             except OSError:
                 return  # a browser that does not trust it hangs up
 
