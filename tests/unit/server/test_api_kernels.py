@@ -56,7 +56,7 @@ def test_outputs_stream_while_the_cell_runs(client: Any, kernel: str) -> None:
     heard = client.folder / "heard"
     wait = f"while not os.path.exists('{heard}' + str(i)):\n    time.sleep(.01)"
     code = f"import os, time\nfor i in range(3):\n  print(i, flush=True)\n  {wait}\n'end'"
-    events = []
+    events: list[Any] = []
     for event in stream(client, kernel, code):
         # The cell goes on only when what it printed has arrived here.
         Path(f"{heard}{len(events)}").touch()
@@ -110,12 +110,13 @@ def test_kernels_are_listed_refused_and_ended(client: Any, kernel: str) -> None:
     names = [each["name"] for each in client.ask("GET", "/v1/kernels")[1]["kernels"]]
     assert names == ["main", "other"]
     assert client.ask("POST", "/v1/kernels", {"name": "other"})[0] == 409
+    assert client.ask("POST", "/v1/kernels", {"name": "third"})[0] == 201
     assert client.ask("POST", "/v1/kernels", {"python": "/no/python"})[0] == 404
     assert client.ask("POST", "/v1/kernels", {"cwd": "/no/folder"})[0] == 400
     assert client.ask("GET", "/v1/kernels/nobody")[0] == 404
     assert client.ask("POST", f"{kernel}/execute", {"code": 1})[0] == 422
-    assert client.ask("DELETE", kernel)[0] == 204
-    assert client.ask("GET", kernel)[0] == 404
+    assert client.ask("DELETE", "/v1/kernels/third")[0] == 204
+    assert client.ask("GET", "/v1/kernels/third")[0] == 404
 
 
 def test_the_agents_kernel_is_main(client: Any) -> None:
