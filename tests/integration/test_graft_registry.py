@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,25 +80,6 @@ def test_asking_again_writes_nothing(
     before = len(requests(registry))
     assert run(pushed, f"{repository}/run:1", store, bundle).digest == first.digest
     assert [line.split()[0] for line in requests(registry)[before:]] == ["GET", "GET", "HEAD"]
-
-
-def test_crane_reads_every_layer_and_agrees(
-    pushed: str, repository: str, store: Store, bundle: Bundle
-) -> None:
-    """A judge of other authors: sizes, digests, diff IDs, media types. Debian has it from forky on."""
-    if (crane := shutil.which("crane")) is None:
-        pytest.skip("missing on this machine: crane")
-    graft_image(parse(pushed), parse(f"{repository}/judged:1"), {"amd64": bundle}, store)
-    command = [
-        crane,
-        "validate",
-        "--insecure",
-        "--remote",
-        f"{repository}/judged:1".removeprefix("docker://"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "PASS" in done.stdout + done.stderr
 
 
 def test_further_tags_and_by_digest(pushed: str, repository: str, store: Store, bundle: Bundle) -> None:
