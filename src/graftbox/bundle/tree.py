@@ -6,17 +6,15 @@ links to them. So a bundle that differs from another in the server's code costs 
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
-import tarfile
-import zlib
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from graftbox.bundle.compression import ESTARGZ, opened
-from graftbox.bundle.estargz import LANDMARK, TOC
 from graftbox.bundle.manifest import BundleManifest, Layer
-from graftbox.errors import FormatError, NotFoundError
+from graftbox.bundle.unpacking import unpack
 from graftbox.store import Store, storage_errors
 
 LOCK = "tree"
@@ -30,7 +28,7 @@ def unpacked(manifest: BundleManifest, store: Store) -> Path:
         return folder
     with store.lock(LOCK):
         if not folder.is_dir():
-            layers = [_layer(layer, store) for layer in manifest.layers]
+            layers = _layers(manifest.layers, store)
             with store.temporary_folder() as temporary, storage_errors(store.root):
                 for layer in layers:
                     _link(layer, temporary)
@@ -39,12 +37,28 @@ def unpacked(manifest: BundleManifest, store: Store) -> Path:
     return folder
 
 
-def _layer(layer: Layer, store: Store) -> Path:
+def _layers(layers: Sequence[Layer], store: Store) -> list[Path]:
+    """The folders with each layer's files. The first failure, or Ctrl-C, ends the others' work."""
+    largest = sorted(layers, key=lambda layer: -layer.size)
+    stop = threading.Event()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            futures = {layer: pool.submit(_layer, layer, store, stop) for layer in largest}
+            for future in as_completed(futures.values()):
+                future.result()
+            return [futures[layer].result() for layer in layers]
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _layer(layer: Layer, store: Store, stop: threading.Event) -> Path:
     """The folder with one layer's files."""
     folder = store.folder("trees", "layers") / layer.digest.partition(":")[2]
     if not store.used(folder):
         with store.temporary_folder() as temporary, storage_errors(store.root):
-            _unpack(store.blob_path(layer.digest), temporary, layer.compression)
+            unpack(store.blob_path(layer.digest), temporary, layer.compression, stop)
             temporary.rename(folder)
     return folder
 
@@ -59,25 +73,3 @@ def _link(source: Path, target: Path) -> None:
         path.mkdir(exist_ok=True)
         _link(Path(entry.path), path)
         shutil.copymode(entry.path, path)
-
-
-def _unpack(blob: Path, folder: Path, form: str) -> None:
-    """Unpacks one layer that we made ourselves; links may be absolute and are kept as they are."""
-    try:
-        with opened(blob, form) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            # As an attribute, because the argument `filter` is missing in Python 3.11.2, Debian 12's.
-            archive.extraction_filter = (
-                tarfile.fully_trusted_filter if hasattr(tarfile, "data_filter") else None
-            )
-            for member in archive:
-                if form == ESTARGZ and member.name in (LANDMARK, TOC):
-                    continue
-                archive.extract(member, folder, set_attrs=True, numeric_owner=True)
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"The layer {blob.name} is no longer in the store. Run `graftbox bundle build`."
-        ) from error
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise FormatError(
-            f"The layer {blob} is damaged: {error}. Delete it and run `graftbox bundle build`."
-        ) from error
