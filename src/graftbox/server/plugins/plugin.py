@@ -97,6 +97,12 @@ class Plugin:
         """Wait until it runs, and start it if it is to be on demand; raises `UnavailableError`."""
         if self.state == "off" and self.manifest.on_demand:
             self.start()
+        until = time.monotonic() + patience
+        if self.state == "running" and self._dead:
+            # What is left of it is cleared away at present.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait(), patience)
+            patience = max(0.0, until - time.monotonic())
         if self.state == "starting" or (self.state == "waiting" and self._left() < patience):
             await self.settled(patience)
         if self.state != "running":
@@ -115,6 +121,13 @@ class Plugin:
         how = {"failed": "has failed", "done": "has ended"}.get(self.state, "is not started")
         hint = f"start it with POST /v1/plugins/{self.name}/start"
         return UnavailableError(f"The plugin {self.name} {how}{because}; {hint}.", None)
+
+    @property
+    def _dead(self) -> bool:
+        """Whether the program that was running has ended, and its end was not dealt with yet."""
+        if self.launch is None or not self.launch.argv:
+            return False
+        return self.program is None or self.program.ended.done()
 
     def _left(self) -> float:
         return max(0.0, self._next - time.monotonic())
