@@ -30,6 +30,7 @@ PAGE = """<title>Form</title><h1>Form</h1><input id=name><button onclick="out.te
 document.querySelector('#name').value">Go</button><p id=out></p><button onclick="alert(1)">Alert</button>
 <button onclick="while (true);">Hang</button><button onclick="window.open('/other')">Popup</button>
 <button onclick="fetch('/slow').then(() => out.textContent = 'fetched')">Fetch</button>
+<button onclick="location.hash = 'at-work'">Work</button>
 <a href="/data" download="my data.csv">Download</a><input type=file onchange="out.textContent = value">"""
 
 
@@ -188,12 +189,12 @@ def test_a_crashed_page_is_told_of_and_the_next_action_works(browser: Tester, fo
     assert error(do(browser, f'goto("{form}")')) == ""
 
 
-def killed_while_waiting(browser: Tester, pids: Callable[[], list[int]]) -> Any:
+def killed_while_waiting(browser: Tester, form: str, pids: Callable[[], list[int]]) -> Any:
     """The answer to an action during which these processes are killed."""
-    do(browser, "noop(0)")
+    work = bid(do(browser, f'goto("{form}")'), "button 'Work'")
     with ThreadPoolExecutor() as threads:
-        waiting = threads.submit(do, browser, "noop(30000)")
-        time.sleep(0.3)
+        waiting = threads.submit(do, browser, f'click("{work}")\nnoop(30000)')
+        until(lambda: f"{form}#at-work" in browser.urls)
         for pid in pids():
             os.kill(pid, signal.SIGKILL)
         return waiting.result()
@@ -213,13 +214,13 @@ def drivers(server: int) -> list[int]:
 
 
 def test_a_killed_browser_is_told_of_and_the_next_action_works(browser: Tester, form: str) -> None:
-    answer = killed_while_waiting(browser, lambda: [browser.pid])
+    answer = killed_while_waiting(browser, form, lambda: [browser.pid])
     assert "Chromium was killed by signal 9 (SIGKILL)" in error(answer)
     assert error(do(browser, f'goto("{form}")')) == ""
 
 
 def test_a_killed_driver_is_told_of_and_the_next_action_works(browser: Tester, form: str) -> None:
-    answer = killed_while_waiting(browser, lambda: drivers(browser.client.process.pid))
+    answer = killed_while_waiting(browser, form, lambda: drivers(browser.client.process.pid))
     assert "Playwright" in error(answer)
     assert error(do(browser, f'goto("{form}")')) == ""
     assert len(drivers(browser.client.process.pid)) == 1
@@ -240,7 +241,7 @@ def test_the_server_answers_while_a_page_is_looked_at(browser: Tester, form: str
     )
     waiting.start()
     while waiting.is_alive():
-        connection = http.client.HTTPConnection("127.0.0.1", browser.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", browser.port, timeout=SECONDS)
         connection.request("GET", "/alive")
         assert connection.getresponse().status == 200
         connection.close()

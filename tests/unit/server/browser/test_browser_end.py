@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.server.browser.conftest import living
+from tests.unit.server.browser.conftest import SECONDS, living
 from tests.unit.server.conftest import until
 
 LONG = {"expression": "new Promise(done => setTimeout(done, 50000))", "timeout": 55}
@@ -82,10 +82,10 @@ def test_a_restart_ends_all_pages(browser: Any, site: str) -> None:
     status, found = browser.ask("POST", "/restart")
     assert (status, found["state"], found["pages"]) == (200, "running", [])
     assert found["pid"] != pid
-    assert not living(pid)
+    until(lambda: not living(pid))
     assert browser.get("DELETE", "")[0] == 204
     assert browser.ask("GET", "")[1]["state"] == "stopped"
-    assert not living(found["pid"])
+    until(lambda: not living(found["pid"]))
 
 
 def test_nothing_of_the_browser_outlives_a_server_that_stops(launch: Callable[..., Any], site: str) -> None:
@@ -94,8 +94,8 @@ def test_nothing_of_the_browser_outlives_a_server_that_stops(launch: Callable[..
     pid = browser.pid
     folder = Path(f"/proc/{pid}/cwd").readlink()
     browser.client.process.terminate()
-    assert browser.client.process.wait(30) == 0
-    assert not living(pid)
+    assert browser.client.process.wait(SECONDS) == 0
+    until(lambda: not living(pid))
     assert not folder.exists()
 
 

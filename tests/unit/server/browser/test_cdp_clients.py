@@ -56,7 +56,7 @@ def wire(browser: Any) -> Iterator[Callable[[], Wire]]:
 @contextmanager
 def connected(browser: Any) -> Iterator[Wire]:
     url = f"ws://127.0.0.1:{browser.port}/v1/browser/cdp"
-    with connect(url, max_size=LARGE, proxy=None) as connection:
+    with connect(url, max_size=LARGE, proxy=None, open_timeout=SECONDS) as connection:
         yield Wire(connection)
 
 
@@ -73,7 +73,8 @@ def test_only_who_has_the_key_gets_in(launch: Callable[..., Any]) -> None:
     url = f"ws://127.0.0.1:{browser.port}/v1/browser/cdp"
     with pytest.raises(InvalidStatus, match="403"):
         connect(url, proxy=None)
-    with connect(url, proxy=None, additional_headers={"X-Session-API-Key": "secret"}) as connection:
+    key = {"X-Session-API-Key": "secret"}
+    with connect(url, proxy=None, additional_headers=key, open_timeout=SECONDS) as connection:
         assert "result" in Wire(connection).call("Browser.getVersion")
 
 
@@ -120,6 +121,7 @@ def test_what_a_client_made_for_itself_ends_with_it(
     browser: Any, wire: Callable[[], Wire], site: str
 ) -> None:
     kept = browser.open(f"{site}/")
+    until(lambda: browser.ask("GET", "")[1]["clients"] == 0)  # those of other tests
     with connected(browser) as client:
         context = client.call("Target.createBrowserContext", disposeOnDetach=True)["result"][
             "browserContextId"
