@@ -1,46 +1,53 @@
-"""Who may come in to a plugin, and how a browser does: ``/v1/proxy/{plugin}/…``, or a port of its own.
+"""Who may come in to a plugin or a port of the sandbox, and how a browser does: ``/v1/proxy/…``, or at VS
+Code's own port.
 
 A program sends the server's key, as to any other endpoint. A browser can't add headers to what a page loads
-nor to its WebSockets, so a person opens a link that ends in ``?tkn=TOKEN``. The token is the plugin's own:
-it opens nothing else, and does not tell the key. It is exchanged at once for a cookie (and a redirect to
-the address without it, so that it does not stay in the history nor in a Referer) that is
+nor to its WebSockets, so a person opens a link that ends in ``?tkn=TOKEN``. The token is for one plugin or
+port: it opens nothing else, and does not tell the key. It is exchanged at once for a cookie (and a redirect
+to the address without it, so that it does not stay in the history nor in a Referer) that is
 
 - ``HttpOnly``: no page can read it; ``SameSite=Lax``: other sites' pages can't use it, but may link here;
-- for the plugin's path only, and named after its token: sandboxes on other ports of one host, which share a
+- for its path only, and named after its token: sandboxes on other ports of one host, which share a
   browser's cookies, do not overwrite each other's;
 - taken for WebSockets and for requests that change something only with an ``Origin`` of this very host, which
   also holds off pages of the same site, as those of other ports are.
 
-A page that a plugin serves has this server's origin. It can't use the server's API, which takes no cookies.
+A page behind the gate has this server's origin. It can't use the server's API, which takes no cookies.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hmac
+import re
 from html import escape
 from urllib.parse import parse_qsl
 
-from graftbox.errors import NotFoundError
 from graftbox.server import proxy
 from graftbox.server.app import refusal
 from graftbox.server.http import Message, Receive, Send
-from graftbox.server.plugins.plugin import Plugin, UnavailableError
+from graftbox.server.plugins.plugin import UnavailableError
 from graftbox.server.request import HTTPError, Response, answer
+from graftbox.server.upstream import PortUpstream, Upstream, port_of
 
 TOKEN = b"tkn"
 """The query parameter; VS Code's own is called so too."""
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 _WEEK = 7 * 24 * 3600
+_PORT = re.compile(rb"/proxy/([0-9]+)(?=/|$)")
+"""As code-server has it, which is what its VS Code expects below its own path."""
 
 
 class Gate:
-    """The way in to one plugin. ``prefix``: the path it stands at, without a slash at the end; ``key``: the
-    server's own.
+    """The way in to one upstream. ``prefix``: the path it stands at, without a slash at the end; ``key``: the
+    server's own; ``ports``: whether the sandbox's ports are to be had below its ``/proxy/``.
     """
 
-    def __init__(self, plugin: Plugin, token: str, prefix: str, key: bytes | None) -> None:
-        self.plugin = plugin
+    def __init__(
+        self, upstream: Upstream, token: str, prefix: str, key: bytes | None, *, ports: bool = False
+    ) -> None:
+        self.upstream = upstream
+        self.ports = ports
         self.token = token.encode()
         self.prefix = prefix.encode()
         self.key = key
@@ -63,18 +70,13 @@ class Gate:
     def _at_the_door(self, scope: Message, *, trusted: bool) -> Response | None:
         """An answer for whoever may not come in, or not as it is; None: come in."""
         raw: bytes = scope["raw_path"]
-        if self.plugin.manifest.serve is None:
-            raise NotFoundError(
-                f"The plugin {self.plugin.name} has nothing to show: its manifest has no serve."
-            )
         given = self._given_token(scope)
         if not (trusted or given or self._has_cookie(scope)):
             raise HTTPError(
                 403,
-                "This needs the server's key, or in a browser the link that "
-                f"GET /v1/plugins/{self.plugin.name} gives.",
+                f"This needs the server's key, or in a browser the link that {self.upstream.way_in} gives.",
             )
-        if raw == self.prefix and scope["method"] in ("GET", "HEAD"):
+        if raw == self._target(scope)[1] and scope["method"] in ("GET", "HEAD"):
             # Relative addresses in a page begin at its last slash.
             query = b"?" + scope["query_string"] if scope["query_string"] else b""
             return _redirect(raw.rpartition(b"/")[2] + b"/" + query)
@@ -107,7 +109,7 @@ class Gate:
 
     def _set_cookie(self, scope: Message) -> tuple[bytes, bytes]:
         parts = [self.cookie + b"=" + self.token, b"HttpOnly", b"SameSite=Lax", b"Max-Age=%d" % _WEEK]
-        # At the plugin's root the browser's own default is right, also behind a proxy that hides a prefix.
+        # At its root the browser's own default is right, also behind a proxy that hides a prefix.
         if scope["raw_path"] != self.prefix + b"/":
             parts.append(b"Path=" + self.prefix + b"/")
         if _header(scope, b"x-forwarded-proto") == b"https":
@@ -126,13 +128,24 @@ class Gate:
 
         return introduce
 
+    def _target(self, scope: Message) -> tuple[Upstream, bytes]:
+        """What a request is for, and the path that it stands at."""
+        found = _PORT.match(scope["raw_path"], len(self.prefix)) if self.ports else None
+        if found is None:
+            return self.upstream, self.prefix
+        port = port_of(found[1].decode())
+        if port is None:
+            raise HTTPError(404, "A port is a number from 1 to 65535.")
+        return PortUpstream(port), self.prefix + found[0]
+
     def _way(self, scope: Message) -> proxy.Way:
         raw: bytes = scope["raw_path"]
-        if not raw.startswith(self.prefix + b"/"):
+        upstream, prefix = self._target(scope)
+        if not raw.startswith(prefix + b"/"):
             raise HTTPError(404, "Not Found")
         rest = _without_token(scope["query_string"]) if self._given_token(scope) else scope["query_string"]
-        target = raw[len(self.prefix) :] + (b"?" + rest if rest else b"")
-        return proxy.Way(self.plugin, self.prefix, target, self.cookie, self.key)
+        target = raw[len(prefix) :] + (b"?" + rest if rest else b"")
+        return proxy.Way(upstream, prefix, target, self.cookie, self.key)
 
 
 def _header(scope: Message, name: bytes) -> bytes | None:
@@ -175,13 +188,15 @@ def _redirect(address: bytes) -> Response:
 
 
 def _unavailable(error: UnavailableError, scope: Message) -> Response:
-    """503 in JSON; for a browser's page, one that asks again by itself."""
+    """The error in JSON; for a browser's page, one that asks again by itself."""
     wait = None if error.retry_after is None else max(1, round(error.retry_after))
-    response = answer({"detail": str(error)}, 503)
+    status = error.http_status
+    response = answer({"detail": str(error)}, status)
     if _navigates(scope):
         again = f'<meta http-equiv="refresh" content="{wait}">' if wait else ""
-        page = f'<!doctype html><meta charset="utf-8">{again}<title>503</title><p>{escape(str(error))}</p>\n'
-        response = Response(503, page.encode(), "text/html; charset=utf-8")
+        head = f'<!doctype html><meta charset="utf-8">{again}<title>{status}</title>'
+        page = f"{head}<p>{escape(str(error))}</p>\n"
+        response = Response(status, page.encode(), "text/html; charset=utf-8")
     retry = ((b"retry-after", str(wait).encode()),) if wait else ()
     response.headers = ((b"cache-control", b"no-store"), *retry)
     return response

@@ -14,6 +14,8 @@ from graftbox.server.inheritance import Inheritance, listener_for
 
 MAX_CONNECTIONS = 400
 """One more closes the oldest idle one: well below the 1024 open files that a process usually may have."""
+OWN_PORTS: set[int] = set()
+"""The TCP ports on which this process listens for clients."""
 _BACKLOG = 512
 # asyncio accepts as many connections in a row as the backlog that it is told, before we see any of them.
 _AT_ONCE = 8
@@ -78,6 +80,7 @@ class Host:
             self.listeners.append(listener)
             self.servers.append(await loop.create_server(self._connection, sock=listener, backlog=_AT_ONCE))
             self.port = listener.getsockname()[1]
+            OWN_PORTS.add(self.port)
         if path is not None:
             listener = listener_for(inherited, path) or _bound(path)
             self.listeners.append(listener)
@@ -98,6 +101,8 @@ class Host:
         return Connection(self)
 
     async def close(self) -> None:
+        if self.port is not None:
+            OWN_PORTS.discard(self.port)
         for listener in self.listeners:
             with contextlib.suppress(OSError):
                 # Nobody is to wait for a next server: there will be none.

@@ -1,9 +1,9 @@
-"""The reverse proxy to the plugins: one request or upgraded connection, streamed both ways.
+"""The reverse proxy to plugins and ports: one request or upgraded connection, streamed both ways.
 
 Below `graftbox.server.gate`, which says who may come in. Nothing that lets a client in to this server is
-passed on: not its key, not the gate's cookie, not the token. The connection to the plugin is made anew for
-each request, over a Unix socket as a rule; nothing is buffered beyond some hundred kilobytes, and a side that
-does not read holds the other one back.
+passed on: not its key, not the gate's cookie, not the token. The connection to the upstream is made anew for
+each request; nothing is buffered beyond some hundred kilobytes, and a side that does not read holds the other
+one back.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import h11
 
 from graftbox.server.http import Message, Receive, Send
-from graftbox.server.plugins.plugin import Plugin, UnavailableError
+from graftbox.server.upstream import Link, Upstream
 
-PATIENCE = 10.0
-"""Seconds that a request waits for a plugin that is being started."""
 NOTICE = 1.0
 """Seconds in which the end of a program is noticed that has closed its connections."""
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
@@ -41,17 +39,16 @@ _HOP_BY_HOP = frozenset(
 """RFC 9110, section 7.6.1."""
 _OURS = frozenset((b"x-session-api-key", b"expect", b"x-forwarded-prefix", b"idempotency-key"))
 Headers = list[tuple[bytes, bytes]]
-Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True)
 class Way:
-    """One request's way to a plugin. ``prefix`` is the path that the plugin does not see, without a slash at
-    its end; ``target`` what it sees instead, with the query; ``cookie`` the name of the gate's cookie, and
+    """One request's way to an upstream. ``prefix`` is the path that it does not see, without a slash at its
+    end; ``target`` what it sees instead, with the query; ``cookie`` the name of the gate's cookie, and
     ``key`` the server's key, neither of which it gets.
     """
 
-    plugin: Plugin
+    upstream: Upstream
     prefix: bytes
     target: bytes
     cookie: bytes
@@ -59,51 +56,38 @@ class Way:
 
 
 async def serve(way: Way, scope: Message, receive: Receive, send: Send) -> None:
-    """Answer from the plugin; raises `UnavailableError` where it gives no answer, `ConnectionResetError`
-    where it or the client went away in the middle of one.
+    """Answer from the upstream; raises `plugin.UnavailableError` where it gives no answer, and
+    `ConnectionResetError` where it or the client went away in the middle of one.
 
-    What only asks is asked once more of a plugin that has died meanwhile: it may have been dying before.
+    What only asks is asked once more of one that has died meanwhile: it may have been dying before.
     """
     if scope["method"] in _SAFE and not _has_body(scope):
-        with contextlib.suppress(_DiedError):
+        with contextlib.suppress(_BrokeOffError):
             return await _serve(way, scope, receive, send)
-    return await _serve(way, scope, receive, send)
+    try:
+        await _serve(way, scope, receive, send)
+    except _BrokeOffError as error:
+        raise way.upstream.broke_off() from error
 
 
 async def _serve(way: Way, scope: Message, receive: Receive, send: Send) -> None:
-    reader, writer = await _connect(way.plugin)
-    program = way.plugin.program
+    link = await way.upstream.connect()
     try:
         if scope["type"] == "upgrade":
-            await _tunnel(way, scope, receive, send, (reader, writer))
+            await _tunnel(way, scope, receive, send, link)
         else:
-            await _exchange(way, scope, receive, send, (reader, writer))
-    except UnavailableError:
+            await _exchange(way, scope, receive, send, link)
+    except _BrokeOffError:
         # Its end is known a moment later; whoever asks again then finds it starting, not dying.
-        if program is not None:
-            await asyncio.wait({program.ended}, timeout=NOTICE)
+        if link.ended is not None:
+            await asyncio.wait({link.ended}, timeout=NOTICE)
         raise
     finally:
-        writer.close()
+        link.writer.close()
 
 
-async def _connect(plugin: Plugin) -> Stream:
-    """A connection to the plugin, which may have died a moment ago without anybody knowing it yet."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + PATIENCE
-    while True:
-        await plugin.running(max(0.0, until - loop.time()))
-        assert plugin.launch is not None
-        try:
-            return await plugin.launch.connect()
-        except OSError as error:
-            if loop.time() > until:
-                raise plugin.unavailable() from error
-        await asyncio.sleep(0.02)
-
-
-async def _exchange(way: Way, scope: Message, receive: Receive, send: Send, stream: Stream) -> None:
-    reader, writer = stream
+async def _exchange(way: Way, scope: Message, receive: Receive, send: Send, link: Link) -> None:
+    reader, writer = link.reader, link.writer
     http = h11.Connection(h11.CLIENT)
     headers = request_headers(way, scope)
     if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
@@ -119,7 +103,7 @@ async def _exchange(way: Way, scope: Message, receive: Receive, send: Send, stre
         if up.done() and not down.done():
             if up.exception() is None:
                 raise ConnectionResetError("The client went away before it had its answer.")
-            # The plugin takes no more of the body: it may have answered already.
+            # The upstream takes no more of the body: it may have answered already.
             await asyncio.wait({down})
         down.result()
     finally:
@@ -148,8 +132,8 @@ async def _download(way: Way, http: h11.Connection, reader: asyncio.StreamReader
         except (OSError, h11.RemoteProtocolError) as error:
             if begun:
                 # The client must not take it for complete.
-                raise ConnectionResetError("The plugin broke off its answer.") from error
-            raise _broke_off(way.plugin) from error
+                raise ConnectionResetError("The answer was broken off.") from error
+            raise _BrokeOffError from error
         if isinstance(event, h11.Response):
             begun = True
             headers = response_headers(way, list(event.headers))
@@ -160,7 +144,7 @@ async def _download(way: Way, http: h11.Connection, reader: asyncio.StreamReader
             await send({"type": "http.response.body", "body": b""})
             return
         elif isinstance(event, h11.ConnectionClosed):
-            raise _broke_off(way.plugin)
+            raise _BrokeOffError
 
 
 def _has_body(scope: Message) -> bool:
@@ -173,20 +157,12 @@ async def _event(http: h11.Connection, reader: asyncio.StreamReader) -> Any:
     return event
 
 
-class _DiedError(UnavailableError):
-    """The plugin closed the connection before anything of its answer had come."""
+class _BrokeOffError(Exception):
+    """The upstream closed the connection before anything of its answer had come, or it was none in HTTP."""
 
 
-def _broke_off(plugin: Plugin) -> UnavailableError:
-    return _DiedError(
-        f"The plugin {plugin.name} ended, or closed the connection, before it had answered. "
-        "Ask again; one that has died is started again.",
-        1.0,
-    )
-
-
-async def _tunnel(way: Way, scope: Message, receive: Receive, send: Send, stream: Stream) -> None:
-    reader, writer = stream
+async def _tunnel(way: Way, scope: Message, receive: Receive, send: Send, link: Link) -> None:
+    reader, writer = link.reader, link.writer
     headers = request_headers(way, scope)
     headers += [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
     http = h11.Connection(h11.CLIENT)
@@ -196,14 +172,14 @@ async def _tunnel(way: Way, scope: Message, receive: Receive, send: Send, stream
         try:
             event = await _event(http, reader)
         except (OSError, h11.RemoteProtocolError) as error:
-            raise _broke_off(way.plugin) from error
+            raise _BrokeOffError from error
         if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
             break
         if isinstance(event, h11.Response):
             await _refused(way, event, http, reader, send)
             return
         if isinstance(event, h11.ConnectionClosed):
-            raise _broke_off(way.plugin)
+            raise _BrokeOffError
     answer = response_headers(way, list(event.headers))
     answer += [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
     lines = (b"%s: %s\r\n" % header for header in answer)
@@ -242,9 +218,10 @@ async def _pump_down(reader: asyncio.StreamReader, send: Send) -> None:
 
 
 def request_headers(way: Way, scope: Message) -> Headers:
-    """What the plugin gets: without what concerns this server or this connection alone."""
+    """What the upstream gets: without what concerns this server or this connection alone."""
     given: Headers = scope["headers"]
     dropped = _HOP_BY_HOP | _OURS | _listed(given)
+    host = next((value for name, value in given if name == b"host"), b"")
     headers: Headers = []
     before = b""
     for name, value in given:
@@ -259,10 +236,14 @@ def request_headers(way: Way, scope: Message) -> Headers:
         elif name == b"sec-websocket-protocol":
             offers = (each.strip() for each in value.split(b","))
             value = b", ".join(each for each in offers if not each.startswith(b"graftbox."))
+        elif name == b"host" and way.upstream.host:
+            value = way.upstream.host
+        elif name == b"origin" and way.upstream.host and value.rpartition(b"//")[2] == host:
+            # It compares this with the host that it knows.
+            value = b"http://" + way.upstream.host
         if value or name not in (b"cookie", b"sec-websocket-protocol"):
             headers.append((name, value))
     names = {name for name, _ in headers}
-    host = next((value for name, value in headers if name == b"host"), b"")
     if b"x-forwarded-host" not in names and host:
         headers.append((b"x-forwarded-host", host))
     if b"x-forwarded-proto" not in names:
@@ -272,7 +253,7 @@ def request_headers(way: Way, scope: Message) -> Headers:
 
 
 def response_headers(way: Way, headers: Headers) -> Headers:
-    """What the client gets: addresses and cookies of the plugin's root moved to where it stands here."""
+    """What the client gets: addresses and cookies of the upstream's root moved to where it stands here."""
     dropped = _HOP_BY_HOP | _listed(headers)
     found: Headers = []
     for name, value in headers:
@@ -284,7 +265,7 @@ def response_headers(way: Way, headers: Headers) -> Headers:
             value = _cookie_moved(value, way.prefix)
         elif name == b"service-worker-allowed":
             value = _moved(value, way)
-            # A plugin's worker may not answer for the rest of this server.
+            # Its worker may not answer for the rest of this server.
             if not value.startswith(way.prefix + b"/"):
                 continue
         found.append((name, value))
@@ -311,6 +292,9 @@ def _without_cookie(value: bytes, name: bytes) -> bytes:
 def _moved(address: bytes, way: Way) -> bytes:
     """An address as the client sees it; those of other hosts, and relative ones, are as they are."""
     parts = urlsplit(address.decode("latin-1"))
+    if way.upstream.host and parts.scheme == "http" and parts.netloc.encode("latin-1") == way.upstream.host:
+        parts = parts._replace(scheme="", netloc="", path=parts.path or "/")
+        address = urlunsplit(parts).encode("latin-1")
     if parts.scheme or parts.netloc or not parts.path.startswith("/"):
         return address
     if address == way.prefix or address.startswith(way.prefix + b"/"):
@@ -319,7 +303,7 @@ def _moved(address: bytes, way: Way) -> bytes:
 
 
 def _cookie_moved(cookie: bytes, prefix: bytes) -> bytes:
-    """A cookie for the plugin's root, or for no path, must not go to the rest of this server."""
+    """A cookie for the upstream's root, or for no path, must not go to the rest of this server."""
     attributes = [each.strip() for each in cookie.split(b";")]
     for index, attribute in enumerate(attributes):
         name, _, value = attribute.partition(b"=")

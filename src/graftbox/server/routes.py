@@ -36,6 +36,8 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/v1/plugins/{name}/stop": {"POST": "plugins:stop"},
     "/v1/plugins/{name}/restart": {"POST": "plugins:restart"},
     "/v1/plugins/{name}/log": {"GET": "plugins:read_log"},
+    "/v1/ports": {"GET": "ports:list_all"},
+    "/v1/ports/{port}": {"GET": "ports:show"},
     "/v1/sessions": {"GET": "sessions:list_all", "POST": "sessions:open_session"},
     "/v1/sessions/{name}": {"GET": "sessions:show", "DELETE": "sessions:close"},
     "/v1/sessions/{name}/run": {"POST": "sessions:run"},
@@ -134,7 +136,7 @@ def takes_websockets(path: str) -> bool:
 
 
 def tunnels(path: str) -> bool:
-    """Whether an upgraded connection at ``path`` belongs to a plugin."""
+    """Whether an upgraded connection at ``path`` belongs to a plugin or a port of the sandbox."""
     return path.startswith(GATED)
 
 

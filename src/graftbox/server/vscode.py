@@ -166,10 +166,11 @@ class _OwnPort:
 
     def _gate(self, prefix: str) -> Gate:
         from graftbox.server.gate import Gate
+        from graftbox.server.upstream import PluginUpstream
 
         if prefix not in self.gates:
             token = self.sandbox.plugins.token(NAME)
-            self.gates[prefix] = Gate(self.plugin, token, prefix, None)
+            self.gates[prefix] = Gate(PluginUpstream(self.plugin), token, prefix, None, ports=True)
         return self.gates[prefix]
 
 

@@ -1,4 +1,6 @@
-"""A plugin's program: an HTTP server on the Unix socket that its first argument names."""
+"""A plugin's program: an HTTP server on the Unix socket that its first argument names, or on a free port of
+an address, as tcp:127.0.0.1.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +39,9 @@ async def short(scope: Any, receive: Any) -> tuple[int, list[tuple[bytes, bytes]
             return 200, [], str(size).encode()
         case "/moved":
             return 302, [(b"location", b"/there?x=1"), (b"set-cookie", b"a=1; Path=/; HttpOnly")], b""
+        case "/absolute":
+            host = dict(scope["headers"])[b"host"]
+            return 302, [(b"location", b"http://" + host + b"/there?x=1")], b""
         case "/worker":
             return 200, [(b"service-worker-allowed", b"/"), (b"x-kept", b"1")], b""
         case "/die":
@@ -66,8 +71,9 @@ async def echo(receive: Any, send: Any) -> None:
 
 async def main() -> None:
     host = Host(answer, lambda path: path == "/ws")
-    await host.listen("127.0.0.1", None, sys.argv[1])
-    print("listening now", os.getpid(), flush=True)
+    address, tcp = sys.argv[1].removeprefix("tcp:"), sys.argv[1].startswith("tcp:")
+    await host.listen(address, 0 if tcp else None, None if tcp else address)
+    print("listening now", os.getpid(), *((host.port,) if tcp else ()), flush=True)
     await asyncio.Event().wait()
 
 
