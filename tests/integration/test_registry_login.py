@@ -6,22 +6,26 @@ Rules cited: distribution's token and OAuth 2 specifications, RFC 6750, RFC 9110
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import re
-import socket
-import socketserver
 import stat
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.conftest import Registry, free_port, program, started
+from tests.integration.conftest import Registry
 from tests.integration.faults import faulty
-from tests.integration.tokens import PASSWORD, REFRESH, TokenService, certificate, guarded, listening
+from tests.integration.tokens import (
+    PASSWORD,
+    REFRESH,
+    TokenService,
+    encrypted,
+    guarded,
+    listening,
+    names_are_here,
+)
 
 from graftbox.errors import ConfigurationError, TransportError
 from graftbox.image.graft import Bundle
@@ -276,22 +280,9 @@ def test_no_secret_reaches_another_host_an_error_or_a_log(
 
 @pytest.fixture(scope="module")
 def tls_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A registry with a certificate of its own for ``registry.test`` and 127.0.0.1: port and certificate."""
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = certificate(folder, "registry", "DNS:registry.test", "IP:127.0.0.1")
-    port = free_port()
-    (folder / "config.yml").write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}', tls: {{certificate: {cert}, key: {key}}}}}\n"
-    )
-
-    def ready() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    command = [program("docker-registry"), "serve", str(folder / "config.yml")]
-    with started(command, folder / "log", ready, 20):
-        yield str(port), cert
+    """Port and certificate of a registry that is ``registry.test`` and 127.0.0.1."""
+    with encrypted(tmp_path_factory.mktemp("tls")) as running:
+        yield running
 
 
 @pytest.mark.parametrize("how", ["option", "variable", "certs.d", "loopback"])
@@ -307,12 +298,7 @@ def test_a_private_certificate_authority_is_trusted_where_it_is_named(
 ) -> None:
     """TLS is verified always; the certificate may be named by option, variable or certs.d."""
     port, cert = tls_registry
-    find = socket.getaddrinfo
-    monkeypatch.setattr(
-        socket,
-        "getaddrinfo",
-        lambda host, *a, **k: find("127.0.0.1" if "test" in str(host) else host, *a, **k),
-    )
+    names_are_here(monkeypatch)
     host = f"127.0.0.1:{port}" if how == "loopback" else f"registry.test:{port}"
     target = f"{host}/{team}:1"
     if how != "loopback":
@@ -329,60 +315,3 @@ def test_a_private_certificate_authority_is_trusted_where_it_is_named(
     report = run(base, target, store, bundle, access)
     again = graft_image(parse(target), parse(f"{host}/{team}2:1"), {"amd64": bundle}, store, access=access)
     assert again.digest == report.digest
-
-
-class _Tunnel(socketserver.BaseRequestHandler):
-    """A proxy that only knows CONNECT, wants a log-in, and takes every name for 127.0.0.1."""
-
-    def handle(self) -> None:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += self.request.recv(4096)
-        line, _, fields = head.decode().partition("\r\n")
-        self.server.asked.append(line)  # type: ignore[attr-defined]  # the list that the test gave it
-        if f"Proxy-Authorization: Basic {base64.b64encode(b'jo:pw').decode()}" not in fields:
-            self.request.sendall(b"HTTP/1.1 407 Log in first\r\nContent-Length: 0\r\n\r\n")
-            return
-        with socket.create_connection(("127.0.0.1", int(line.split()[1].rpartition(":")[2]))) as server:
-            self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            back = threading.Thread(target=_pass_on, args=(server, self.request))
-            back.start()
-            _pass_on(self.request, server)
-            back.join()
-
-
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
-
-
-def test_tls_goes_through_a_proxy_in_a_tunnel(
-    tls_registry: tuple[str, Path],
-    base: str,
-    team: str,
-    store: Store,
-    bundle: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    port, cert = tls_registry
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Tunnel) as proxy:
-        proxy.asked = []  # type: ignore[attr-defined]  # read by the handler
-        thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            target, access = f"registry.test:{port}/{team}:proxied", Access(authority=cert)
-            address = f"127.0.0.1:{proxy.server_address[1]}"
-            monkeypatch.setenv("https_proxy", f"http://{address}")
-            with pytest.raises(TransportError, match="407 Log in first"):
-                run(base, target, store, bundle, access)
-            monkeypatch.setenv("https_proxy", f"http://jo:pw@{address}")
-            report = run(base, target, store, bundle, access)
-        finally:
-            proxy.shutdown()
-            thread.join()
-    assert set(proxy.asked) == {f"CONNECT registry.test:{port} HTTP/1.1"}  # type: ignore[attr-defined]  # ours
-    assert report.layers_sent

@@ -1,10 +1,11 @@
-"""A real registry with token authentication, and the token service that it trusts."""
+"""Real registries with token authentication (and the token service that they trust) or with TLS."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.integration.conftest import Registry, program
+import pytest
+from tests.integration.conftest import Registry, free_port, program, started
 
 PASSWORD = "s3cret-Passw0rd"
 REFRESH = "refresh-t0ken-of-jo"
@@ -157,3 +159,32 @@ def guarded(
         settings = f"realm: http://{address}/token, service: registry, issuer: tokens, rootcertbundle: {cert}"
         with start(folder / "guarded", extra=f"auth: {{token: {{{settings}}}}}\n") as registry:
             yield registry, service
+
+
+@contextlib.contextmanager
+def encrypted(folder: Path) -> Iterator[tuple[str, Path]]:
+    """A registry with a certificate of its own for ``registry.test`` and 127.0.0.1: port and certificate."""
+    cert, key = certificate(folder, "registry", "DNS:registry.test", "IP:127.0.0.1")
+    port = free_port()
+    (folder / "config.yml").write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}', tls: {{certificate: {cert}, key: {key}}}}}\n"
+    )
+
+    def ready() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    command = [program("docker-registry"), "serve", str(folder / "config.yml")]
+    with started(command, folder / "log", ready, 20):
+        yield str(port), cert
+
+
+def names_are_here(patch: pytest.MonkeyPatch) -> None:
+    """Lets every name below ``.test`` stand for this machine."""
+    find = socket.getaddrinfo
+    patch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *a, **k: find("127.0.0.1" if str(host).endswith(".test") else host, *a, **k),
+    )

@@ -32,6 +32,7 @@ from graftbox.image.manifest import (
 from graftbox.image.pool import BREAKS, Pool, Response
 from graftbox.image.reference import ImageName
 from graftbox.image.stream import UnreachableError
+from graftbox.image.tls import usual
 from graftbox.store import Store, storage_errors
 
 SOCKET = "/var/run/docker.sock"
@@ -54,7 +55,7 @@ class Daemon:
             )
         self._address = "http://docker" if kind == "unix" else f"http://{rest}"
         socket = rest if kind == "unix" else ""
-        self._pool = Pool(None, f"graftbox/{__version__}", 2, False, socket=socket, patience=PATIENCE)
+        self._pool = Pool(usual, f"graftbox/{__version__}", 2, False, socket=socket, patience=PATIENCE)
         self._in_containerd: bool | None = None
 
     def _unreachable(self, error: Exception) -> TransportError:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 from graftbox import __version__
@@ -20,6 +20,9 @@ from graftbox.image.pool import BREAKS, Pool, Response, in_words, joined
 from graftbox.image.reference import DOCKER_HUB
 from graftbox.image.retry import AGAIN, PATIENCE, BrokenError, Patience, retry_after
 from graftbox.image.transports import is_loopback
+
+if TYPE_CHECKING:
+    import ssl
 
 REDIRECTS = 5
 ANSWER_LIMIT = 16 << 20
@@ -60,6 +63,7 @@ class Host:
         self._not_before = 0.0
         self._answered = False
         self._made: Pool | None = None
+        self._trusted: ssl.SSLContext | None = None
 
     def _pool(self) -> Pool:
         if self._made is None:
@@ -67,11 +71,17 @@ class Host:
                 self._made = self._made or self._connected()
         return self._made
 
-    def _connected(self) -> Pool:
+    def _trust(self) -> ssl.SSLContext:
+        """Also of use where the registry itself has no TLS: its token service or the proxy may have it."""
         from graftbox.image import tls
 
+        with self._guard:
+            self._trusted = self._trusted or tls.context(self.name, self.settings.authority)
+        return self._trusted
+
+    def _connected(self) -> Pool:
         return Pool(
-            None if self._plain else tls.context(self.name, self.settings.authority),
+            self._trust,
             agent=f"graftbox/{__version__}",
             kept=self.settings.parallel * 2,
             use_proxies=not is_loopback(self.name),

@@ -8,18 +8,15 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urljoin
 
 import h11
 
 from graftbox.image.channel import Channel, Content
 from graftbox.image.retry import BrokenError
-from graftbox.image.route import Route, route
+from graftbox.image.route import Route, Trust, route
 from graftbox.image.stream import LostError, SlowError, UnreachableError
-
-if TYPE_CHECKING:
-    import ssl
 
 PATIENCE = 60.0
 """Seconds; a read or write that makes no progress for so long is broken."""
@@ -102,19 +99,20 @@ class Response:
 class Pool:
     """Connections to any host, one proxy for each scheme at most; for many threads.
 
-    With ``socket``, they all go to this Unix socket, whatever host they name.
+    ``trust`` says which certificates count, those of proxies too. With ``socket``, all connections go to this
+    Unix socket, whatever host they name.
     """
 
     def __init__(
         self,
-        context: ssl.SSLContext | None,
+        trust: Trust,
         agent: str,
         kept: int,
         use_proxies: bool,
         socket: str = "",
         patience: float = PATIENCE,
     ) -> None:
-        self._context, self._kept, self._patience = context, kept, patience
+        self._trust, self._kept, self._patience = trust, kept, patience
         self._agent = agent.encode()
         proxies: dict[str, str] = {}
         if use_proxies:
@@ -155,7 +153,7 @@ class Pool:
             if channel.is_usable:
                 return channel
             channel.close()
-        return way.connect(self._context, self._patience)
+        return way.connect(self._trust, self._patience)
 
     def _kept_one(self, way: Route) -> Channel | None:
         with self._guard:

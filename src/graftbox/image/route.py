@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PORTS = {"http": 80, "https": 443}
 Line = tuple[bytes, bytes]
+Trust = Callable[[], "ssl.SSLContext"]
+"""Says which certificates count; asked only where TLS is spoken."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,10 @@ class Proxy:
             login = ((b"Proxy-Authorization", b"Basic " + base64.b64encode(pair.encode())),)
         return cls(parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme], login)
 
-    def connect(self, patience: float) -> Stream:
+    def connect(self, trust: Trust, patience: float) -> Stream:
         if self.scheme == "http":
             return stream.tcp(self.host, self.port, patience)
-        from graftbox.image import tls
-
-        return stream.nesting(self.host, self.port, patience).secured(tls.usual(), self.host)
+        return stream.nesting(self.host, self.port, patience).secured(trust(), self.host)
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,18 @@ class Route:
     header: bytes
     proxy: Proxy | None = None
 
-    def connect(self, context: ssl.SSLContext | None, patience: float) -> Channel:
+    def connect(self, trust: Trust, patience: float) -> Channel:
         """A new connection; raises what `pool.in_words` knows to translate."""
         if self.scheme == "unix":
             return Channel(stream.unix(self.host, patience))
         if self.proxy is None:
             made = stream.tcp(self.host, self.port, patience)
         else:
-            made = self.proxy.connect(patience)
+            made = self.proxy.connect(trust, patience)
             if self.scheme == "https":
                 self._tunnel(made, self.proxy)
         if self.scheme == "https":
-            from graftbox.image import tls
-
-            made = made.secured(context or tls.usual(), self.host)
+            made = made.secured(trust(), self.host)
         return Channel(made)
 
     def _tunnel(self, made: Stream, proxy: Proxy) -> None:

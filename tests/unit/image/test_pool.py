@@ -13,6 +13,7 @@ import pytest
 from graftbox.image import channel
 from graftbox.image.pool import BREAKS, Pool
 from graftbox.image.stream import SlowError, UnreachableError
+from graftbox.image.tls import usual
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -77,7 +78,7 @@ def peer() -> Iterator[Peer]:
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    made = Pool(None, "test", kept=2, use_proxies=False, patience=60)
+    made = Pool(usual, "test", kept=2, use_proxies=False, patience=60)
     yield made
     made.close()
 
@@ -128,7 +129,7 @@ def test_an_answer_that_never_comes_or_breaks_off_is_a_break(peer: Peer, ask: Ca
 
 def test_a_server_that_says_nothing_is_given_up(peer: Peer) -> None:
     peer.answers = [b"HTTP/1.1 100 Continue\r\n\r\n"]
-    hasty = Pool(None, "test", kept=2, use_proxies=False, patience=0.5)
+    hasty = Pool(usual, "test", kept=2, use_proxies=False, patience=0.5)
     with pytest.raises(SlowError):
         hasty.send("GET", f"http://127.0.0.1:{peer._listener.getsockname()[1]}/x", {}, None)
     hasty.close()
@@ -165,7 +166,7 @@ def test_no_more_than_a_few_are_kept(peer: Peer, pool: Pool) -> None:
 def test_a_unix_socket_is_reached_whatever_the_host(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as listener:
-        pool = Pool(None, "test", 2, False, socket=path)
+        pool = Pool(usual, "test", 2, False, socket=path)
         with pytest.raises(UnreachableError):
             pool.send("GET", "http://docker/info", {}, None)
         listener.bind(path)
