@@ -133,9 +133,9 @@ def mirroring(mirror: Mirror) -> Iterator[httpx2.Client]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    loop, ended, port = running.result(10)
+    loop, ended, port = running.result(60)
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
             yield client
     finally:
         loop.call_soon_threadsafe(ended.set)
