@@ -56,13 +56,15 @@ def prepare(
 
 def bundle_tree(components: Sequence[str], store: Store, flavor: str = "tree") -> Path:
     """The unpacked bundle for this machine, built first if need be."""
-    from graftbox.bundle import build
+    from graftbox.bundle import known
     from graftbox.bundle import tree as trees
     from graftbox.image.platforms import machine_architecture
 
     arch = machine_architecture()
-    manifest = build.current(arch, tuple(components), store, flavor=flavor)
+    manifest = known.current(arch, tuple(components), store, flavor=flavor)
     if manifest is None:
+        from graftbox.bundle import build
+
         note("building the bundle; this happens once")
         manifest = build.build(arch=arch, components=tuple(components), store=store, flavor=flavor)
     return trees.unpacked(manifest, store)

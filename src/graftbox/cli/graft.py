@@ -121,12 +121,12 @@ def graft(
         return
     if base is None or target is None:
         raise click.UsageError("Name BASE and TARGET, or BASE and --to-repo REPO.")
-    place = parse(target)
+    source, place = parse(base), parse(target)
     # Where one platform only can be stored, the others' bundles need not be looked for.
     only = None if place.transport.holds_many_platforms else f"linux/{machine_architecture()}"
     chosen = bundles(components, platform or only, store, compression, flavor)
     report = graft_image(
-        parse(base),
+        source,
         place,
         chosen,
         store,
@@ -173,15 +173,17 @@ def bundles(
     flavor: str = "tree",
 ) -> dict[str, Bundle]:
     """The bundles to graft, by architecture; the asked one or this machine's is built if it has to be."""
-    from graftbox.bundle import build
+    from graftbox.bundle import known
     from graftbox.image.platforms import architecture, machine_architecture
 
     wanted = architecture(platform) if platform else machine_architecture()
     found = {}
     one = platform or flavor == "pyinstaller"  # which is there for the machine's own architecture only
     for arch in [wanted] if one else dict.fromkeys((wanted, "amd64", "arm64")):
-        manifest = build.current(arch, components, store, compression=compression, flavor=flavor)
+        manifest = known.current(arch, components, store, compression, flavor)
         if manifest is None and arch == wanted:
+            from graftbox.bundle import build
+
             _say(f"building the bundle for linux/{arch} first (graftbox bundle build)")
             manifest = build.build(
                 arch=arch, components=components, store=store, compression=compression, flavor=flavor

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from graftbox.bundle import build
+from graftbox.bundle import known
 from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.cli.graft import graft
 from graftbox.errors import UsageError
@@ -26,7 +26,7 @@ def built(monkeypatch: pytest.MonkeyPatch, store: Store, bundle: Bundle) -> None
     ]
     manifest = BundleManifest("amd64", "tree", "sha256:lock", ("core",), tuple(layers))
     monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
-    monkeypatch.setattr(build, "current", lambda arch, *_, **__: manifest if arch == "amd64" else None)
+    monkeypatch.setattr(known, "current", lambda arch, *_, **__: manifest if arch == "amd64" else None)
 
 
 def run(*arguments: str) -> dict[str, Any]:
