@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ from tests.unit.server.conftest import SOURCE, Start, until
 from graftbox.errors import FormatError, UsageError
 from graftbox.server.environment import Environment
 from graftbox.server.plugins.found import Place, load, places
-from graftbox.server.plugins.manifest import filled, parse
-from graftbox.server.settings import read_settings
+from graftbox.server.plugins.manifest import Manifest, filled, parse
+from graftbox.server.sandbox import Sandbox
+from graftbox.server.settings import Settings, read_settings
 
 EXAMPLE = Path(__file__).parents[3] / "examples/plugin-clock"
 
@@ -46,6 +50,44 @@ def test_a_distribution_brings_plugins(start: Start, packages: Path) -> None:
     until(lambda: "GET /" in client.ask("GET", "/v1/plugins/clock/log")[1]["text"])
     assert "o'clock" in client.act("run_ipython", code="chime()")["content"]
     assert shown("chimes")["state"] == "running"
+
+
+def test_a_plugin_that_is_asked_for_while_its_manifest_is_read_starts_what_that_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/plugin.toml").write_text('name = "one"\nstart = ["/bin/sleep", "1000"]\n')
+    reading, go = threading.Event(), threading.Event()
+
+    def slowly(place: Place, seconds: float) -> Manifest:
+        reading.set()
+        assert go.wait(60)
+        return load(place, seconds)
+
+    monkeypatch.setattr("graftbox.server.plugins.found.load", slowly)
+
+    async def started() -> int:
+        environment = Environment((b"PATH=" + os.environb[b"PATH"],))
+        sandbox = Sandbox(Settings(working_dir=str(tmp_path), plugin_folders=(str(tmp_path),)), environment)
+
+        async def start() -> int:
+            plugin = await sandbox.plugins.get("one")
+            plugin.start()
+            await plugin.settled(60)
+            return plugin.starts
+
+        try:
+            discovering = asyncio.create_task(sandbox.plugins.discover())
+            assert await asyncio.to_thread(reading.wait, 60)
+            starting = asyncio.create_task(start())
+            await asyncio.wait({starting}, timeout=0.2)
+            go.set()
+            await discovering
+            return await starting
+        finally:
+            await sandbox.close()
+
+    assert asyncio.run(started()) == 1
 
 
 def test_code_is_only_imported_when_its_plugin_is_started(

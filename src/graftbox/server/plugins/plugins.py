@@ -50,15 +50,17 @@ class Plugins:
             ).items():
                 if name in self.plugins:
                     continue
-                plugin = self.plugins[name] = Plugin(_unread(place), self._prepare)
-                if place.folder is None:
-                    self.unread[name] = place
-                    continue
+                plugin = Plugin(_unread(place), self._prepare)
                 try:
-                    plugin.manifest = await asyncio.to_thread(load, place, self._time_limit)
+                    if place.folder is None:
+                        self.unread[name] = place
+                    else:
+                        plugin.manifest = await asyncio.to_thread(load, place, self._time_limit)
                 except GraftboxError as error:
                     self.unread[name] = place  # so that a start reads it again
                     plugin.state, plugin.reason = "failed", str(error)
+                # Known from here on: what is started before its manifest is read would start nothing.
+                self.plugins[name] = plugin
             self._discovered = True
 
     async def get(self, name: str) -> Plugin:
