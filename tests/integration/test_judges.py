@@ -168,7 +168,7 @@ def test_an_image_signed_by_cosign_is_verified_by_it(signed: Callable[[str], str
 def test_an_image_signed_by_notation_is_verified_by_it(signed: Callable[[str], str], tmp_path: Path) -> None:
     said("notation", "cert", "generate-test", "graftbox.test", "--default")
     image = signed(f"{judge('notation')} sign --insecure-registry")
-    trust = {"name": "all", "registryScopes": ["*"], "trustedIdentities": ["*"]}
+    trust: dict[str, Any] = {"name": "all", "registryScopes": ["*"], "trustedIdentities": ["*"]}
     trust |= {"signatureVerification": {"level": "strict"}, "trustStores": ["ca:graftbox.test"]}
     (tmp_path / "policy.json").write_text(json.dumps({"version": "1.0", "trustPolicies": [trust]}))
     said("notation", "policy", "import", str(tmp_path / "policy.json"))
