@@ -8,6 +8,7 @@ ONCE_MORE = --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml requirements/dev.txt
+	@echo "Installing what it needs into .venv (once)" >&2
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@.venv/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from demo import debian_base
+from demo import images
 from tests.integration.conftest import running_docker, running_registry
 
 from benchmarks import (
@@ -77,7 +77,7 @@ class Machine:
     @cached_property
     def base(self) -> Path:
         """An OCI layout with a small Debian as ``latest``."""
-        debian_base.make(self._folder, ARCHITECTURES[platform.machine()])
+        images.make(self._folder, ARCHITECTURES[platform.machine()])
         return self._folder / "base"
 
     @cached_property

@@ -1,6 +1,6 @@
-"""A base image from plain Debian packages, as an OCI layout: no root, no Docker, nothing run.
+"""Base images of plain Debian packages, as an OCI layout: no root, no Docker, nothing run.
 
-It stands in for a user's image where no registry can be reached. The packages are unpacked, not
+They stand in for a user's images where no registry can be reached. The packages are unpacked, not
 configured, which is enough for a shell and the usual commands.
 """
 
@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +24,59 @@ from graftbox.bundle.lock import Lock
 from graftbox.bundle.sources import Sources
 from graftbox.store import Store
 
-RECIPE = Path(__file__).with_name("base.toml")
 GRAFTBOX = Path(sys.executable).with_name("graftbox")
+BUSYBOX = ("sh", "cat", "echo", "env", "grep", "head", "ls", "ps", "sed", "sleep", "uname", "wc")
+MUSL_LINKS = {
+    "bin": "usr/bin",
+    "lib": "usr/lib",
+    "usr/bin/ldd": "../lib/ld-musl-x86_64.so.1",
+    **{f"usr/bin/{name}": "busybox" for name in BUSYBOX},
+}
+"""What makes an image of Debian's musl and busybox packages: they bring no links for busybox's commands."""
 
 
-def make(folder: Path, arch: str) -> str:
-    """Writes the image for ``arch`` (amd64, arm64) below ``folder`` and returns its reference."""
-    lock = folder / "base.lock.json"
-    subprocess.run([GRAFTBOX, "lock", RECIPE, "--output", lock], check=True, stdout=subprocess.DEVNULL)
+def make(folder: Path, arch: str, recipe: str = "base", links: Mapping[str, str] | None = None) -> str:
+    """Writes the image for ``arch`` (amd64, arm64) below ``folder`` and returns its reference.
+
+    ``recipe`` is a file beside this one; ``links`` are further links, by their names in the image.
+    """
+    lock = folder / f"{recipe}.lock.json"
+    source = Path(__file__).with_name(f"{recipe}.toml")
+    command = [str(GRAFTBOX), "lock", str(source), "--output", str(lock)]
+    subprocess.run(command, check=True, capture_output=True)
     packages = Lock.read(lock).architectures[arch].packages
     paths = fetch(packages, Store(), Sources.find())
-    layer = _layer([paths[package] for package in packages])
-    layout = folder / "base"
+    layer = _layer([paths[package] for package in packages], links or {})
+    layout = folder / recipe
     _write_layout(layout, layer, arch)
     return f"oci:{layout}:latest"
 
 
-def _layer(packages: list[Path]) -> bytes:
+def _layer(packages: list[Path], links: Mapping[str, str]) -> bytes:
     """One tar of all packages' files; base-files brings the folder links, so it comes first."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, target in links.items():
+            _add_link(archive, name, target)
         for path in sorted(packages, key=lambda path: path.name):
             for name, node in deb.nodes(path, path.name, lambda name: not name.startswith("usr/share/doc")):
-                member = tarfile.TarInfo(name)
                 if isinstance(node, File):
+                    member = tarfile.TarInfo(name)
                     member.size, member.mode = len(node.data), 0o755 if node.executable else 0o644
                     archive.addfile(member, io.BytesIO(node.data))
                 elif isinstance(node, Link):
-                    member.type, member.linkname = tarfile.SYMTYPE, node.target
-                    archive.addfile(member)
+                    _add_link(archive, name, node.target)
         for name, mode in (("tmp", 0o1777), ("proc", 0o755), ("dev", 0o755), ("root", 0o700)):
             member = tarfile.TarInfo(name)
             member.type, member.mode = tarfile.DIRTYPE, mode
             archive.addfile(member)
     return buffer.getvalue()
+
+
+def _add_link(archive: tarfile.TarFile, name: str, target: str) -> None:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, target
+    archive.addfile(member)
 
 
 def _write_layout(folder: Path, layer: bytes, arch: str) -> None:
