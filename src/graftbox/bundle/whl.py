@@ -16,11 +16,11 @@ from graftbox.errors import FormatError
 # RECORD lists files that an installer would have made.
 DROPPED = ("/RECORD", "/WHEEL", "/INSTALLER")
 UNUSED_FOLDERS = {"test", "tests"}
-UNUSED_FILES = (".c", ".cc", ".cpp", ".h", ".hpp", ".pxd", ".pxi", ".pyi", ".pyx")
+UNUSED_FILES = (".c", ".cc", ".cpp", ".exe", ".h", ".hpp", ".pxd", ".pxi", ".pyi", ".pyx")
 
 
 def is_used(name: str) -> bool:
-    """Whether a program may open the file: not the tests, type stubs and C sources of a package."""
+    """Whether a program may open the file: not a package's tests, type stubs, C sources and Windows programs."""
     top, *folders = name.split("/")[:-1] or [""]
     if top.endswith(".dist-info"):
         return True

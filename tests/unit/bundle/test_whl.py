@@ -15,6 +15,7 @@ from graftbox.bundle import whl
         ("IPython/testing/decorators.py", True),
         ("attr/__init__.pyi", False),
         ("zmq/backend/cython/_zmq.pyx", False),
+        ("pip/_vendor/distlib/w64.exe", False),
         ("py.typed", True),
         ("psutil-7.dist-info/licenses/tests/LICENSE", True),
     ],
