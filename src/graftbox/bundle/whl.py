@@ -20,7 +20,7 @@ UNUSED_FILES = (".c", ".cc", ".cpp", ".exe", ".h", ".hpp", ".pxd", ".pxi", ".pyi
 
 
 def is_used(name: str) -> bool:
-    """Whether a program may open the file: not a package's tests, type stubs, C sources and Windows programs."""
+    """Whether a program may open the file: no test, type stub, C source or Windows program of a package."""
     top, *folders = name.split("/")[:-1] or [""]
     if top.endswith(".dist-info"):
         return True
