@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR
 
 from graftbox.store import Store, remove_folder, storage_errors
 
 _HEX = "[0-9a-f]"
 ENTRIES = {
+    "answers": f"answers/{_HEX}*",
     "blobs": f"blobs/sha256/{_HEX}*",
     "bundles": "bundles/*/*.json",
     "compilers": f"compilers/{_HEX}*",
@@ -43,7 +46,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Leftover:
-    """An entry that may go; its size in bytes on disk."""
+    """An entry that may go; ``size``: the bytes on disk that this frees, once those before it are gone."""
 
     kind: str
     path: Path
@@ -63,11 +66,11 @@ def kinds(store: Store) -> list[Kind]:
 def unused(store: Store, moment: float) -> list[Leftover]:
     """Entries that nothing has used since ``moment``, in Unix time; none that is mounted in any sandbox."""
     mounted = _mounted()
-    seen: set[tuple[int, int]] = set()
+    links: Counter[tuple[int, int]] = Counter()
     found = []
     for name, pattern in ENTRIES.items():
         found += [
-            Leftover(name, path, _size(path, seen))
+            Leftover(name, path, _freed(path, links))
             for path in sorted(store.root.glob(pattern))
             if _last_use(path) <= moment and path.name not in mounted
         ]
@@ -103,6 +106,21 @@ def _size(path: Path, seen: set[tuple[int, int]]) -> int:
         found = each.lstat()
         if (found.st_dev, found.st_ino) not in seen:
             seen.add((found.st_dev, found.st_ino))
+            total += found.st_blocks * 512
+    return total
+
+
+def _freed(path: Path, links: Counter[tuple[int, int]]) -> int:
+    """Bytes on disk that end with a file or folder: of a file with other links, those of the last one.
+
+    ``links`` counts how many of each file's links are going, those below ``path`` included from now on.
+    """
+    total = 0
+    for each in _walk(path):
+        found = each.lstat()
+        inode = (found.st_dev, found.st_ino)
+        links[inode] += 1
+        if links[inode] == found.st_nlink or S_ISDIR(found.st_mode):  # whose links are its subfolders
             total += found.st_blocks * 512
     return total
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from graftbox import leftovers
-from graftbox.leftovers import kinds, remove, unused
+from graftbox.leftovers import Leftover, kinds, remove, unused
 from graftbox.store import Store
 
 HEX = "ab" * 32
@@ -53,6 +53,19 @@ def test_only_what_is_not_used_goes_and_goes_whole(store: Store) -> None:
     assert list((store.root / "rootfs").iterdir()) == []
     assert list((store.root / "tmp").iterdir()) == []
     assert (store.root / "trees" / HEX[::-1] / "file").stat().st_size == 100_000
+
+
+def test_a_file_that_is_also_elsewhere_frees_nothing_until_it_goes_there_too(store: Store) -> None:
+    tree, layer = store.root / "trees" / HEX[::-1], store.root / "trees/layers" / HEX
+    always = {leftover.path: leftover.size for leftover in unused(store, time.time() + 60)}
+    assert always[tree] < 50_000
+    assert always[layer] > 100_000
+    remove(store, Leftover("trees", tree, 0))
+    alone = {leftover.path: leftover.size for leftover in unused(store, time.time() + 60)}
+    assert alone[layer] > 100_000
+    os.link(layer / "file", store.root / "kept")
+    kept = {leftover.path: leftover.size for leftover in unused(store, time.time() + 60)}
+    assert kept[layer] < 50_000
 
 
 def test_what_is_mounted_is_in_use(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
