@@ -186,19 +186,27 @@ class _Proxy(BaseHTTPRequestHandler):
             headers.pop(fault.value, None)
         if fault.kind == "absolute" and "Location" in headers:
             headers["Location"] = f"http://{self.state.address}{headers['Location']}"
+        if fault.kind == "drip head":
+            self.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1000)
+            return
         if fault.kind == "truncate":
             body = body[: len(body) // 2]
         if fault.kind == "spoil body" and body:
             body = body[:-1] + bytes([body[-1] ^ 1])
         if fault.kind == "drip":
             self.answer(status, {**headers, "Content-Length": str(len(body))}, b"")
-            with contextlib.suppress(OSError):
-                for byte in body:
-                    self.wfile.write(bytes([byte]))
-                    self.wfile.flush()
-                    time.sleep(0.02)
+            self.drip(body)
             return
         self.answer(status, headers, body)
+
+    def drip(self, data: bytes) -> None:
+        """Byte by byte, until the client has had enough: a slow loris."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(0.02)
 
     def log_message(self, *_: Any) -> None:
         """Silent."""

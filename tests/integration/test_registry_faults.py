@@ -1,6 +1,6 @@
 """Grafts through a proxy that breaks things: the result is the same, whole, and sent no oftener than needed.
 
-The rules that are cited are those of the OCI distribution specification 1.1.
+The sections that are cited are those of the OCI distribution specification 1.1, under their own titles.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from tests.integration.faults import Faulty, faulty
 
 from graftbox.errors import GraftboxError, TransportError, VerificationError
-from graftbox.image import upload
+from graftbox.image import channel, upload
 from graftbox.image.graft import Bundle
 from graftbox.image.place import Report, graft_image
 from graftbox.image.reference import parse
@@ -37,6 +37,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same number of attempts, with short pauses; chunks that fit the small layers of a test."""
     monkeypatch.setattr("graftbox.image.host.PATIENCE", Patience(first=0.01, stall=0.3))
     monkeypatch.setattr(upload, "CHUNK", CHUNK)
+    monkeypatch.setattr(channel, "SLOWEST_HEAD", 0.3)
 
 
 @pytest.fixture
@@ -88,6 +89,20 @@ def whole(registry: Any, repository: str, tag: str) -> str:
     return digest_of(manifest.content)
 
 
+def stored(registry: Any, repository: str) -> set[str]:
+    """Every blob that the registry keeps for a repository, by digest."""
+    folder = registry.root / "docker/registry/v2/repositories" / repository / "_layers/sha256"
+    return {f"sha256:{link.name}" for link in folder.iterdir()}
+
+
+def named(registry: Any, digest: str) -> set[str]:
+    """What a manifest consists of."""
+    value = digest.removeprefix("sha256:")
+    path = registry.root / f"docker/registry/v2/blobs/sha256/{value[:2]}/{value}/data"
+    body = json.loads(path.read_bytes())
+    return {entry["digest"] for entry in (body["config"], *body["layers"])}
+
+
 def tags(registry: Any, repository: str) -> list[str]:
     found = httpx2.get(f"http://{registry.address}/v2/{repository}/tags/list", trust_env=False)
     return found.json().get("tags") or [] if found.status_code == 200 else []
@@ -113,6 +128,10 @@ METADATA_FAULTS = [
     ("spoil body", "GET .*/blobs/", ""),
     ("drip", "GET .*/manifests/", ""),
     ("drip", "GET .*/blobs/", ""),
+    ("drip head", "GET .*/manifests/", ""),
+    ("drip head", "HEAD .*/manifests/", ""),
+    ("drip head", "PUT .*/uploads/", ""),
+    ("drip head", "PUT .*/manifests/", ""),
     ("lose answer", "POST .*/uploads/", ""),
     ("lose answer", "PUT .*/uploads/", ""),
     ("lose answer", "PUT .*/manifests/", ""),
@@ -134,7 +153,7 @@ def test_a_fault_on_the_way_changes_nothing_about_the_result(
     store: Store,
     bundle: Bundle,
 ) -> None:
-    """Sections Pulling and Pushing: what is pulled is verified against its digest, and the manifest comes
+    """Sections Pull and Push: what is pulled is verified against its digest, and the manifest comes
     last, so that a push that was refused or broke off leaves nothing that can be pulled.
     """
     name = f"{proxy.address}/{repository}"
@@ -143,14 +162,15 @@ def test_a_fault_on_the_way_changes_nothing_about_the_result(
     report = run(f"{proxy.address}/{base}", f"{name}/run:x", store, bundle)
     assert proxy.happened, "the fault was never met"
     assert report.digest == sound.digest == whole(registry, f"{repository}/run", "x")
+    assert stored(registry, f"{repository}/run") == named(registry, report.digest)
 
 
 @pytest.mark.parametrize("kind", ["cut upload", "reset", "lose answer", "spoil upload", "503", "413", "416"])
 def test_a_large_layer_arrives_through_a_fault(
     kind: str, base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """Sections Pushing a blob monolithically and in chunks: after a refusal or a break, the upload goes on
-    where the registry says that it is; a session whose state is lost is begun anew.
+    """Sections Pushing a blob monolithically and Pushing a blob in chunks: after a refusal or a break, the
+    upload goes on where the registry says that it is; a session whose state is lost is begun anew.
     """
     # The base is in a registry of another name, so its layers have to be sent.
     proxy.will(kind, f"PUT /v2/{repository}/run/blobs/uploads/.*digest=")
@@ -224,7 +244,7 @@ def test_mounted_blobs_are_not_sent(
 def test_a_registry_that_stays_broken_is_explained_and_holds_no_part(
     base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """Section Pushing manifests: one is stored only when all that it refers to is there."""
+    """Section Pushing Manifests: one is stored only when all that it refers to is there."""
     proxy.will("500", "PUT .*/uploads/", times=-1)
     with pytest.raises(TransportError, match=r"500.*try again later"):
         run(f"{proxy.address}/{base}", f"{proxy.address}/{repository}/run:x", store, bundle)
@@ -255,7 +275,9 @@ def test_a_long_retry_after_ends_the_wait(
 def test_a_manifest_keeps_its_bytes_and_nothing_is_sent_twice(
     base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """Sections Pushing manifests and Checking if content exists: what is there is not sent again."""
+    """Sections Pushing Manifests and Checking if content exists in the registry: what is there is not sent
+    again.
+    """
     name = f"{proxy.address}/{repository}"
     first = run(f"{proxy.address}/{base}", f"{name}/run:x", store, bundle)
     before = proxy.received
@@ -268,7 +290,7 @@ def test_a_manifest_keeps_its_bytes_and_nothing_is_sent_twice(
 def test_absolute_locations_are_followed(
     base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """Section Pushing blobs: ``Location`` may be absolute or relative; the real registry's is relative."""
+    """Section POST then PUT: ``Location`` may be absolute or relative; the real registry's is relative."""
     proxy.will("absolute", "POST .*/uploads/", times=-1)
     report = run(f"{registry.address}/{base}", f"{proxy.address}/{repository}/run:x", store, bundle)
     assert report.digest == whole(registry, f"{repository}/run", "x")
@@ -321,7 +343,7 @@ def big(registry: Any, base: str) -> str:
 def test_a_registry_that_does_not_answer_head_as_it_should(
     kind: str, value: str, base: str, proxy: Faulty, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """Section Checking if content exists: a HEAD should give a digest; a GET tells it as well."""
+    """Section Checking if content exists in the registry: a HEAD should give a digest; a GET tells it too."""
     proxy.will(kind, f"HEAD /v2/{repository}/base/", times=-1, value=value)
     target = repo(f"{proxy.address}/{repository}/run")
     choice = Choice({bundle.arch: bundle})
@@ -333,7 +355,7 @@ def test_a_registry_that_does_not_answer_head_as_it_should(
 def test_a_registry_that_changes_manifests_is_caught(
     base: str, proxy: Faulty, registry: Any, repository: str, store: Store, bundle: Bundle
 ) -> None:
-    """Section Pushing manifests: the digest that the registry answers with is the client's."""
+    """Section Pushing Manifests: the digest that the registry answers with is the client's."""
     wrong = f"Docker-Content-Digest: sha256:{'0' * 64}"
     proxy.will("with header", "PUT .*/manifests/", times=-1, value=wrong)
     with pytest.raises(VerificationError, match="changes manifests"):

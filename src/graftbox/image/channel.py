@@ -13,7 +13,7 @@ from typing import Any
 
 import h11
 
-from graftbox.image.stream import LostError, Stream
+from graftbox.image.stream import LostError, SlowError, Stream
 
 Content = bytes | Iterable[bytes] | None
 Lines = list[tuple[bytes, bytes]]
@@ -24,6 +24,8 @@ IDLE = 30.0
 PIECE = 64 * 1024
 LONGEST_HEAD = 100 * 1024
 """Bytes of an answer's header fields."""
+SLOWEST_HEAD = 30.0
+"""Seconds from their first byte to their last."""
 
 
 class Channel:
@@ -66,10 +68,16 @@ class Channel:
             yield bytes(event.data)
 
     def _next(self) -> Any:
+        begun = None
         while (event := self._state.next_event()) is h11.NEED_DATA:
             data = self._stream.read(PIECE)
-            if not data and self._state.their_state is h11.SEND_RESPONSE:
-                raise LostError("Server disconnected without sending a response.")
+            if self._state.their_state is h11.SEND_RESPONSE:
+                if not data:
+                    raise LostError("Server disconnected without sending a response.")
+                # A body that trickles is for its reader to judge.
+                begun = begun or time.monotonic()
+                if time.monotonic() - begun > SLOWEST_HEAD:
+                    raise SlowError("The answer's header fields do not come to an end.")
             self._state.receive_data(data)
         return event
 

@@ -1,6 +1,6 @@
 """A registry that grafts what is pulled through it: an ASGI application over upstream registries.
 
-Only pulling is served (distribution-spec 1.1, "Pull" and "Content discovery"). A tag stands for the runtime
+Only pulling is served (distribution-spec 1.1, "Pull" and "Content Discovery"). A tag stands for the runtime
 image of what the same tag is upstream; a digest is known only if it is of such an image, so that nobody gets
 other bytes than they asked for. Base layers come from upstream, by redirection where anybody may fetch
 them, else streamed; no credentials ever reach a client.

@@ -62,7 +62,7 @@ class _Facts:
 
 
 def tags(registries: Registries, name: ImageName) -> Iterator[str]:
-    """All tags of a repository (distribution-spec, "Listing tags"), page by page."""
+    """All tags of a repository (distribution-spec, "Listing Tags"), page by page."""
     connection = Connection(registries.host(name.host), name.repository, "pull")
     query = {"n": str(PAGE)}
     while True:
@@ -158,7 +158,7 @@ def _judged(found: list[_Facts], version: str, current: Current) -> tuple[bool, 
 
 
 def remove(registries: Registries, name: ImageName, found: Found) -> None:
-    """Deletes the manifest, and with it all its tags (distribution-spec, "Deleting manifests").
+    """Deletes the manifest, and with it all its tags (distribution-spec, "Deleting Manifests").
 
     Raises `UnsupportedError` if the registry does not allow it.
     """

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CONNECT = 10.0
 """Seconds, for TCP and for TLS each."""
+PIECE = 256 * 1024
+"""Bytes that are written at a time, and have to be gone before patience ends."""
 
 
 class LostError(Exception):
@@ -64,7 +66,9 @@ class SocketStream:
 
     def write(self, data: bytes) -> None:
         try:
-            self._link.sendall(data)
+            # The time that the socket allows is for a whole call.
+            for start in range(0, len(data), PIECE):
+                self._link.sendall(data[start : start + PIECE])
         except OSError as error:
             raise _lost(error) from error
 
