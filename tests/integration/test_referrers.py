@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from benchmarks.registry import plant
-from click.testing import CliRunner
+from benchmarks.planted import plant
+from click.testing import CliRunner, Result
 from tests.integration.conftest import Registry
 
 from graftbox.cli import graft as command
@@ -284,28 +284,43 @@ def signer(tmp_path: Path) -> Path:
     return program
 
 
-def test_a_list_of_bases_is_attested_and_signed_as_it_is_grafted(
+@pytest.fixture
+def graft_list(
     registry: Registry,
     repository: str,
     store: Store,
     bundle: Bundle,
-    signer: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> Callable[..., Result]:
+    """Runs ``graftbox graft --from`` for three bases, on a machine whose bundle is a small one."""
     monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
     monkeypatch.setattr(command, "bundles", lambda *_: {"amd64": bundle})
     monkeypatch.setattr(cli_sbom, "sboms", lambda _: sbom)
     listed = tmp_path / "bases"
-    listed.write_text("\n".join(plant(registry, f"{tmp_path.name.lower().strip('_')}-bases", 3)))
-    arguments = ["--from", str(listed), "--to-repo", f"{repository}/run", "--jobs", "3"]
-    once = CliRunner().invoke(command.graft, arguments)
+    listed.write_text("\n".join(plant(registry, f"{repository.partition('/')[2]}/bases", 3)))
+
+    def run(name: str, *options: str) -> Result:
+        arguments = ["--from", str(listed), "--to-repo", f"{repository}/{name}", "--jobs", "3", *options]
+        return CliRunner().invoke(command.graft, arguments)
+
+    return run
+
+
+def outcomes_of(done: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_list_of_bases_is_attested_and_signed_as_it_is_grafted(
+    graft_list: Callable[..., Result], repository: str, signer: Path
+) -> None:
+    once = graft_list("run")
     assert once.exit_code == 0, once.output
-    done = CliRunner().invoke(command.graft, [*arguments, "--attest", "--sign-with", str(signer)])
+    done = graft_list("run", "--attest", "--sign-with", str(signer))
     assert done.exit_code == 0, done.output
-    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    outcomes = outcomes_of(done)
     assert {one["status"] for one in outcomes} == {"present"}, "what was made before is attested as well"
-    signed = set((tmp_path / "signed").read_text().split())
+    signed = set(signer.with_name("signed").read_text().split())
     assert signed == {f"{repository}/run@{one['digest']}" for one in outcomes}
     with Registries() as registries:
         for one in outcomes:
@@ -314,20 +329,10 @@ def test_a_list_of_bases_is_attested_and_signed_as_it_is_grafted(
 
 
 def test_an_image_that_cannot_be_signed_is_a_failure_of_its_own(
-    registry: Registry,
-    repository: str,
-    store: Store,
-    bundle: Bundle,
-    signer: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    graft_list: Callable[..., Result], signer: Path
 ) -> None:
-    monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
-    monkeypatch.setattr(command, "bundles", lambda *_: {"amd64": bundle})
-    (base,) = plant(registry, f"{tmp_path.name.lower().strip('_')}-bases", 1)
-    arguments = ["--from", "-", "--to-repo", f"{repository}/unlucky", "--sign-with", str(signer)]
-    done = CliRunner().invoke(command.graft, arguments, input=base)
+    done = graft_list("unlucky", "--sign-with", str(signer))
     assert done.exit_code == 1
-    (outcome,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert outcome["status"] == "failed"
-    assert "was made but not signed" in outcome["error"]
+    outcomes = outcomes_of(done)
+    assert [one["status"] for one in outcomes] == ["failed"] * 3
+    assert all("was made but not signed" in one["error"] for one in outcomes)
