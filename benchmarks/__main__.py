@@ -2,7 +2,9 @@
 
 Tables of sections that were not measured stay there.
 
-python -m benchmarks [--readme] [SECTION ...]
+python -m benchmarks [--readme] [--resume] [--long] [SECTION ...]
+
+--resume goes on with the ways that an interrupted run has not measured; --long grafts 10,000 new images too.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +43,7 @@ from benchmarks import (
     vscode,
     ways,
 )
-from benchmarks.measure import table
+from benchmarks.measure import brief, table
 from graftbox.bundle import build as bundle_build
 from graftbox.bundle import tree
 from graftbox.store import Store
@@ -54,8 +56,9 @@ IMAGE = "graftbox-bench-base:1"
 class Machine:
     """What sections measure with, made when the first one needs it and kept until the end of the run."""
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(self, folder: Path, stack: contextlib.ExitStack, options: Collection[str] = ()) -> None:
         self._folder, self._stack = folder, stack
+        self.resume, self.long = "--resume" in options, "--long" in options
 
     @cached_property
     def unpacked(self) -> Path:
@@ -119,6 +122,8 @@ class Section:
     figures: Callable[..., Any]
     table: Callable[[str, Any], str] = table
     """Makes the Markdown of the title and of what ``figures`` returned."""
+    brief: Callable[[str, Any], str] | None = brief
+    """The same for the README; None: as it is."""
 
 
 SECTIONS = {
@@ -137,9 +142,9 @@ SECTIONS = {
     "graft": Section("Adding it to an image", ("registry", "base"), graft.figures),
     "mirror": Section("Pulling through the mirror", ("registry", "tagged"), mirror.figures),
     "server": Section("Running it", ("unpacked", "core", "image"), server.figures),
-    "ways": Section("The ways side by side", (), ways.comparison, ways.table),
+    "ways": Section("The ways side by side", ("resume",), ways.comparison, ways.table, None),
     # The last one: it wraps the HTTP library's sockets.
-    "registry": Section("Grafting in a registry", (), registry.figures),
+    "registry": Section("Grafting in a registry", ("long",), registry.figures),
 }
 
 
@@ -148,8 +153,8 @@ def main(arguments: list[str]) -> None:
     if unknown := set(names) - set(SECTIONS):
         sys.exit(f"no section is called {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     tables: dict[str, str] = {}
-    for title, text in _measured(names):
-        tables[title] = text
+    for title, text, short in _measured(names, arguments):
+        tables[title] = short
         print(text, flush=True)
     if "--readme" in arguments:
         readme = README.read_text()
@@ -169,10 +174,10 @@ def renewed(text: str, tables: Mapping[str, str]) -> str:
     return "\n".join(part.rstrip("\n") + "\n" for part in (old | dict(tables)).values())
 
 
-def _measured(names: list[str]) -> Iterator[tuple[str, str]]:
-    """Titles and tables."""
+def _measured(names: list[str], options: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Titles, tables, and tables for the README."""
     with tempfile.TemporaryDirectory(prefix="graftbox-bench-") as name, contextlib.ExitStack() as stack:
-        machine = Machine(Path(name), stack)
+        machine = Machine(Path(name), stack, options)
         for key, section in SECTIONS.items():
             if key not in names:
                 continue
@@ -181,7 +186,9 @@ def _measured(names: list[str]) -> Iterator[tuple[str, str]]:
             except LookupError as error:
                 print(f"{section.title}: left out, as this is missing: {error.args[0]}", file=sys.stderr)
                 continue
-            yield section.title, section.table(section.title, section.figures(*needed))
+            result = section.figures(*needed)
+            text = section.table(section.title, result)
+            yield section.title, text, section.brief(section.title, result) if section.brief else text
 
 
 if __name__ == "__main__":

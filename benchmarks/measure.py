@@ -17,6 +17,8 @@ class Figure:
     samples: tuple[float, ...]
     target: float | None = None
     at_least: bool = False
+    detail: bool = False
+    """Printed, but not written into the README."""
 
     @property
     def median(self) -> float:
@@ -30,6 +32,11 @@ class Figure:
 
 def _short(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def brief(title: str, figures: Sequence[Figure]) -> str:
+    """The table without details."""
+    return table(title, [figure for figure in figures if not figure.detail])
 
 
 def table(title: str, figures: Sequence[Figure]) -> str:

@@ -4,36 +4,37 @@ The bases are distinct and cheap: one layer, and configs that differ in one labe
 registry's storage. Requests pass no proxy; bytes are counted where they leave the client. Client and registry
 share the machine's cores, so beside the time that a run takes there is the processor time of each: what idle
 cores allow. A registry on a disk waits for the disk with each write, so one in memory is measured too.
+
+python -m benchmarks.registry [--long] [COUNT]
 """
 
 from __future__ import annotations
 
 import contextlib
-import gzip
-import hashlib
 import http.client
 import json
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import make_bundle, make_tar
+from tests.conftest import make_bundle
 from tests.integration.conftest import Registry, running_registry
 
 from benchmarks.measure import Figure, table
+from benchmarks.planted import OCI_LAYER, entry_of, link, plant
 from graftbox.bundle import build
 from graftbox.cli.graft import as_image_bundle
 from graftbox.image import batch
 from graftbox.image.graft import BundleLayer, Image, Options, graft
-from graftbox.image.manifest import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST, Document
+from graftbox.image.manifest import OCI_CONFIG, OCI_MANIFEST, Document
 from graftbox.image.place import graft_image
 from graftbox.image.reference import parse
 from graftbox.image.stream import SocketStream
@@ -43,75 +44,12 @@ from graftbox.store import Store
 
 ONE_BY_ONE = 100
 BATCH = 1000
+LONG = 10_000
 JOBS = 8
 MEMORY = Path("/dev/shm")
-OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-
-
-def plant(
-    registry: Registry,
-    name: str,
-    count: int,
-    docker: bool = False,
-    base: bytes | None = None,
-    arch: str = "amd64",
-) -> Iterator[str]:
-    """Writes distinct images into the storage of Debian's docker-registry; their references.
-
-    They have one and the same layer; with ``base``, that tar and a small layer of each one's own.
-    """
-    tar = base or make_tar({"etc/name": name.encode() * 1000})
-    diff_id = str(_entry(tar)["digest"])
-    layer = _blob(registry.root, name, gzip.compress(tar, 1, mtime=0))
-    for number in range(count):
-        diff_ids, layers = [diff_id], [layer]
-        if base is not None:
-            own = make_tar({"etc/number": str(number).encode()})
-            diff_ids.append(str(_entry(own)["digest"]))
-            layers.append(_blob(registry.root, name, gzip.compress(own, 1, mtime=0)))
-        config = {
-            "architecture": arch,
-            "os": "linux",
-            "config": {"Env": ["PATH=/usr/bin:/bin"], "Cmd": ["sh"], "Labels": {"number": str(number)}},
-            "history": [{"created_by": "benchmark"} for _ in layers],
-            "rootfs": {"type": "layers", "diff_ids": diff_ids},
-        }
-        kind, config_kind = (DOCKER_MANIFEST, DOCKER_CONFIG) if docker else (OCI_MANIFEST, OCI_CONFIG)
-        layer_kind = OCI_LAYER
-        if docker:
-            layer_kind = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-        body = {
-            "schemaVersion": 2,
-            "mediaType": kind,
-            "config": _blob(registry.root, name, json.dumps(config).encode()) | {"mediaType": config_kind},
-            "layers": [entry | {"mediaType": layer_kind} for entry in layers],
-        }
-        manifest = json.dumps(body).encode()
-        digest = str(_blob(registry.root, name, manifest)["digest"])
-        manifests = registry.root / "docker/registry/v2/repositories" / name / "_manifests"
-        _link(manifests / "revisions/sha256" / digest[7:], digest)
-        _link(manifests / f"tags/b{number}/current", digest)
-        _link(manifests / f"tags/b{number}/index/sha256" / digest[7:], digest)
-        yield f"{registry.address}/{name}:b{number}"
-
-
-def _entry(data: bytes) -> dict[str, Any]:
-    return {"digest": "sha256:" + hashlib.sha256(data).hexdigest(), "size": len(data)}
-
-
-def _blob(root: Path, name: str, data: bytes) -> dict[str, Any]:
-    entry = _entry(data)
-    hexdigits = entry["digest"][7:]
-    folder = root / "docker/registry/v2/blobs/sha256" / hexdigits[:2] / hexdigits
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "data").write_bytes(data)
-    _link(root / "docker/registry/v2/repositories" / name / "_layers/sha256" / hexdigits, entry["digest"])
-    return entry
-
-
-def _link(folder: Path, digest: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "link").write_text(digest)
+FIRST = "in memory"
+"""The registry of which the README says more."""
+GRAFTBOX = str(Path(sys.executable).with_name("graftbox"))
 
 
 @dataclass
@@ -139,12 +77,15 @@ class _Counted:
         stream.write = counted
 
 
-def figures(batch_size: int = BATCH) -> list[Figure]:
-    """Everything in registries of their own: one whose storage is in memory, and one on the disk."""
+def figures(long: bool = False, batch_size: int = BATCH) -> list[Figure]:
+    """Everything in registries of their own: one whose storage is in memory, and one on the disk.
+
+    ``long`` adds one run of the command over `LONG` new images.
+    """
     counted = _Counted()
     counted.watch()
     figures: list[Figure] = []
-    for where, root in (("in memory", MEMORY), ("on disk", None)):
+    for where, root in ((FIRST, MEMORY), ("on disk", None)):
         if root is not None and not root.is_dir():
             continue
         with tempfile.TemporaryDirectory(prefix="graftbox-bench-", dir=root) as folder:
@@ -155,7 +96,32 @@ def figures(batch_size: int = BATCH) -> list[Figure]:
                 figures += _many(registry, store, choice, counted, batch_size, where)
                 if root is None:
                     figures += _finished(registry, store, choice, counted, 10 * batch_size)
-    return [*figures[:4], *_bodies(), *figures[4:]]
+    return [*figures[:4], *_bodies(), *figures[4:], *(_long(LONG) if long else [])]
+
+
+def _long(count: int) -> list[Figure]:
+    """The command that a user types for so many new images: how fast it is, and how much memory it takes."""
+    folder = MEMORY if MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="graftbox-bench-", dir=folder) as name:
+        with running_registry(Path(name) / "registry") as registry:
+            listed = Path(name) / "bases"
+            listed.write_text("".join(f"{base}\n" for base in plant(registry, "long", count)))
+            words = ["graft", "--from", str(listed), "--to-repo", f"{registry.address}/runtime/long"]
+            start = time.perf_counter()
+            with (Path(name) / "outcomes").open("w") as outcomes:
+                process = subprocess.Popen([GRAFTBOX, *words, "--jobs", str(JOBS)], stdout=outcomes)
+                _, status, used = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+            seconds = time.perf_counter() - start
+        made = (Path(name) / "outcomes").read_text().count('"status": "made"')
+    assert made == count, f"{made} of {count} images, exit code {process.returncode}"
+    each = (used.ru_utime + used.ru_stime) / count * 1000
+    what = f"`graftbox graft --from`, {count} new images in one run, {JOBS} jobs (at least)"
+    return [
+        Figure(what, "images/s", (count / seconds,), 80, at_least=True),
+        Figure("… memory of the command, at most", "MB", (used.ru_maxrss / 1000,), 80),
+        Figure("… client CPU per image", "ms", (each,), 4, detail=True),
+    ]
 
 
 def _bodies() -> list[Figure]:
@@ -176,7 +142,7 @@ def _bodies() -> list[Figure]:
     body = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
-        "config": _entry(data) | {"mediaType": OCI_CONFIG},
+        "config": entry_of(data) | {"mediaType": OCI_CONFIG},
         "layers": [{"mediaType": OCI_LAYER, "digest": layer.digest, "size": layer.compressed_size}],
     }
     base = Image(Document(json.dumps(body).encode(), OCI_MANIFEST), data)
@@ -204,11 +170,19 @@ def _one_by_one(
             bodies.append((counted.bodies - before[1]) / 1000)
             requests.append(float(counted.requests - before[2]))
     # The first one brings the bundle's layers.
+    again = where != FIRST
+    layers = len(choice.bundles["amd64"].layers)
     return [
         Figure(f"one image, one tag, one connection, registry {where}", "ms", tuple(times[1:]), 25),
-        Figure("… sent, as config and manifest", "kB", tuple(bodies[1:]), 2.5),
-        Figure("… sent, with all headers", "kB", tuple(sizes[1:])),
-        Figure("… requests", "", tuple(requests[1:])),
+        Figure("… requests", "", tuple(requests[1:]), detail=again),
+        Figure("… sent, with all headers", "kB", tuple(sizes[1:]), detail=True),
+        Figure(
+            f"… sent, as config and manifest, with a bundle of {layers} layers (`core`)",
+            "kB",
+            tuple(bodies[1:]),
+            2.5,
+            detail=again,
+        ),
     ]
 
 
@@ -229,12 +203,13 @@ def _many(
             statuses = [outcome.status for outcome in batch.run(bases, work, JOBS, registries)]
             run.stop(count)
         assert "failed" not in statuses
-        figures += run.figures(what, wanted)
-    figures.append(Figure(f"memory after {2 * count} images", "MB", (_peak_memory(),), 80))
+        figures += run.figures(what, wanted, again=where != FIRST)
+    figures.append(Figure(f"memory after {2 * count} images", "MB", (_peak_memory(),), 80, detail=True))
     run = _Run(registry, counted)
     _bare(registry.address, count)
     run.stop(count)
-    return figures + run.figures(f"the requests of new images, bare (http.client), registry {where}", None)
+    what = f"the requests of new images, bare (http.client), registry {where}"
+    return figures + run.figures(what, None, again=where != FIRST)
 
 
 def _finished(
@@ -247,8 +222,8 @@ def _finished(
     bases = []
     for base in plant(registry, "finished", count):
         digest = (_tag_folder(registry, base) / "current/link").read_text()
-        _link(tags / tags_of(parse(base), digest, choice).source / "current", digest)
-        _link(revisions / digest[7:], digest)
+        link(tags / tags_of(parse(base), digest, choice).source / "current", digest)
+        link(revisions / digest[7:], digest)
         bases.append(base)
     with Access().shared(JOBS) as registries:
         work = batch.worker(target, "tags", choice, store, replace(Access(), registries=registries))
@@ -257,7 +232,7 @@ def _finished(
         run.stop(count)
     assert present == count
     memory = Figure(f"memory after {count} more", "MB", (_peak_memory(),), 80)
-    return [*run.figures(f"{count} images that are there", 300), memory]
+    return [*run.figures(f"{count} images that are there", 300, again=True), memory]
 
 
 def _tag_folder(registry: Registry, base: str) -> Path:
@@ -278,7 +253,8 @@ class _Run:
     def stop(self, count: int) -> None:
         self._each = [(now - then) / count for now, then in zip(self._now(), self._start, strict=True)]
 
-    def figures(self, what: str, wanted: float | None) -> list[Figure]:
+    def figures(self, what: str, wanted: float | None, again: bool) -> list[Figure]:
+        """With ``again``, the README has their like already."""
         wall, client, server, sent = self._each
         figures = [
             Figure(f"{what}, {JOBS} jobs (at least)", "images/s", (1 / wall,), wanted, at_least=True),
@@ -288,11 +264,18 @@ class _Run:
                 (2 / (client + server),),
                 wanted,
                 at_least=True,
+                detail=True,
             ),
-            Figure("… client CPU per image", "ms", (client * 1000,), 4 if wanted else None),
-            Figure("… registry CPU per image", "ms", (server * 1000,)),
+            Figure(
+                "… client CPU per image",
+                "ms",
+                (client * 1000,),
+                4 if wanted else None,
+                detail=again or not wanted,
+            ),
+            Figure("… registry CPU per image", "ms", (server * 1000,), detail=True),
         ]
-        return [*figures, Figure("… sent per image", "kB", (sent / 1000,))] if sent else figures
+        return [*figures, Figure("… sent per image", "kB", (sent / 1000,), detail=True)] if sent else figures
 
 
 def _children_cpu() -> float:
@@ -334,7 +317,7 @@ def _bare(address: str, count: int) -> None:
         ask("HEAD", f"{repo}/manifests/bare{number}")
         ask("GET", f"/v2/many/blobs/{base['config']['digest']}")
         place = ask("POST", f"{repo}/blobs/uploads/", b"")[0]
-        entry = _entry(config)
+        entry = entry_of(config)
         ask("PUT", f"{place}&digest={entry['digest']}", config)
         manifest = json.dumps({**template, "config": entry | {"mediaType": OCI_CONFIG}}).encode()
         for end in ("", "x", "y"):
@@ -345,4 +328,5 @@ def _bare(address: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    print(table("Grafting in a registry", figures(int(sys.argv[1]) if sys.argv[1:] else BATCH)))
+    size = int(next((word for word in sys.argv[1:] if word.isdecimal()), BATCH))
+    print(table("Grafting in a registry", figures("--long" in sys.argv, size)))

@@ -3,12 +3,14 @@
 Each way starts with an empty registry behind a relay that counts, and a Docker without builds. The bases are
 distinct: one shared file system of busybox, and a small layer and label of each one's own. Commands are what
 a user types, so the start of each program counts. What was not measured is extrapolated and marked ≈.
+
+Each way's result is printed and kept in a file as soon as it is there. After an interruption the table has
+what was measured until then, and `--resume` goes on with the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -18,110 +20,108 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.conftest import make_tar
-from tests.integration import bases
-from tests.integration.conftest import Registry, running_docker, running_registry
+from tests.integration.conftest import running_docker, running_registry
 
+from benchmarks.candidates import BUNDLE, GRAFTBOX, WAYS, Stage, Way, docker, program, run
 from benchmarks.costs import COUNTS, Point, Result, line
-from benchmarks.registry import plant
-from benchmarks.relay import Relay, relay
+from benchmarks.planted import plant
+from benchmarks.relay import relay
 from benchmarks.server import UnixConnection
 from graftbox.image.platforms import machine_architecture
 
-GRAFTBOX = str(Path(sys.executable).with_name("graftbox"))
-BUDGET = 25.0
-"""Seconds after which a way that builds is not asked for one more image, if it has made three."""
-BUNDLE = "graftbox-bench/bundle:1"
-LEFT_OUT = (
-    "`crane append`, which Debian has from forky on only",
-    "the traditional installation inside of the image, which needs package mirrors inside of the build",
-)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where one way is measured: its registry, reached through the relay, and folders."""
-
-    registry: Registry
-    relay: Relay
-    bases: list[str]
-    """References through the relay."""
-    folder: Path
-    """The way's own; what is in there counts as local disk."""
-    bundle_tar: Path
-    docker_root: Path
-
-    def repo(self, name: str) -> str:
-        return f"{self.relay.address}/{name}"
-
-
-@dataclass(frozen=True)
-class Way:
-    """``make`` makes the images of the given numbers; ``image`` is the name of number 0 then.
-
-    ``each`` says that they are asked for one by one; ``limit`` is how many are made at most.
-    """
-
-    what: str
-    make: Callable[[Stage, range], None]
-    image: Callable[[Stage], str]
-    limit: int = 10
-    each: bool = True
-    prepare: Callable[[Stage], None] = lambda _: None
-    needs: tuple[str, ...] = ()
+KEPT = Path(__file__).parents[1] / "build/ways.json"
+"""The results of the last run, for `--resume`."""
+BUDGET = 20.0
+"""Seconds after which a way that builds is not asked for one more image, if it has made three; after
+three times that, two are enough."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All ways' results, and the machine's load average before and after."""
+    """All ways' results, and the machine's load averages before and after each."""
 
     results: tuple[Result, ...]
-    load: tuple[float, float]
+    loads: tuple[float, ...]
     failed: tuple[str, ...] = ()
     """What did not work, and why; one that fails does not take the others with it."""
+    left: tuple[str, ...] = ()
+    """What an interruption left unmeasured."""
+
+    def keep(self) -> None:
+        """For a later `--resume`."""
+        KEPT.parent.mkdir(exist_ok=True)
+        KEPT.with_suffix(".new").write_text(json.dumps(asdict(self)))
+        KEPT.with_suffix(".new").replace(KEPT)
+
+    @classmethod
+    def kept(cls) -> Comparison:
+        """The results that were kept; none, if there are none."""
+        if not KEPT.exists():
+            return cls((), ())
+        facts = json.loads(KEPT.read_text())
+        results = [
+            Result(one["what"], [Point(**point) for point in one["points"]], one["seconds"])
+            for one in facts["results"]
+        ]
+        return cls(tuple(results), tuple(facts["loads"]))
 
 
-def comparison() -> Comparison:
-    """Measures all ways, in a registry and a Docker of their own; takes some five minutes."""
+def comparison(resume: bool = False) -> Comparison:
+    """Measures all ways, in a registry and a Docker of their own; takes less than ten minutes where idle.
+
+    With ``resume``, only those of which there is no result yet.
+    """
     # Who has waited long enough gets what was measured until then.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    before = os.getloadavg()[0]
-    results: list[Result] = []
-    failed: list[str] = []
-    with contextlib.ExitStack() as stack:
+    earlier = Comparison.kept() if resume else Comparison((), ())
+    results = {result.what: result for result in earlier.results}
+    loads, failed = [*earlier.loads, os.getloadavg()[0]], list[str]()
+    waiting = [way for way in WAYS if way.what not in results and not _lacking(way)]
+
+    def compared() -> Comparison:
+        ordered = [results[way.what] for way in WAYS if way.what in results]
+        left = [way.what for way in waiting]
+        return Comparison(tuple(ordered), tuple(loads), tuple(failed), tuple(left))
+
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graftbox-ways-")))
         # Always a private daemon: what it holds is deleted, and the disk it takes is measured.
         stack.enter_context(running_docker("--log-level=warn"))
         tar = _bundle_tar(folder)
-        bases.busybox_layer(folder / "busybox.tar")
-        _run(GRAFTBOX, "bundle", "push", f"docker-daemon:{BUNDLE}")
-        for number, way in enumerate(WAYS):
-            if not all(shutil.which(name) for name in way.needs):
-                continue
+        run(GRAFTBOX, "bundle", "push", f"docker-daemon:{BUNDLE}")
+        while waiting:
+            way, place = waiting[0], folder / str(len(waiting))
             try:
-                with _stage(folder / str(number), folder / "busybox.tar", tar, way.limit) as stage:
-                    results.append(_measured(way, stage))
-                print(results[-1].row(), file=sys.stderr, flush=True)
-            except (AssertionError, OSError, RuntimeError) as error:
+                with _stage(place, way, tar) as stage:
+                    results[way.what] = _measured(way, stage)
+                _say(results[way.what].row())
+            except (AssertionError, OSError, RuntimeError, subprocess.SubprocessError) as error:
                 failed.append(f"{way.what}: {' '.join(str(error).split())}")
-                print(failed[-1], file=sys.stderr, flush=True)
-            except KeyboardInterrupt:
-                failed.append(f"{way.what} and what follows: interrupted")
-                break
-            shutil.rmtree(folder / str(number), ignore_errors=True)
-    return Comparison(tuple(results), (before, os.getloadavg()[0]), tuple(failed))
+                _say(failed[-1])
+            shutil.rmtree(place, ignore_errors=True)
+            loads.append(os.getloadavg()[0])
+            del waiting[0]
+            compared().keep()
+    return compared()
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _lacking(way: Way) -> list[str]:
+    """The programs that it needs and that are not here."""
+    return [name for name in way.needs if not program(name)]
 
 
 def table(title: str, compared: Comparison) -> str:
     """Two Markdown tables: what one more image costs, and what 1 to 1,000 cost."""
-    (before, after), results = compared.load, compared.results
-    missing = [way.what for way in WAYS if not all(shutil.which(name) for name in way.needs)]
-    left_out = [*LEFT_OUT, *(f"{what}, as it is not on this machine" for what in missing)]
-    conditions = f"{os.cpu_count()} cores, load average {before:.1f} before and {after:.1f} after"
+    results = compared.results
+    low, high = min(compared.loads), max(compared.loads)
     lines = [
         f"### {title}: one more image after the first",
         "",
@@ -135,29 +135,39 @@ def table(title: str, compared: Comparison) -> str:
         "|---|---|---|---|---|",
         *(result.totals() for result in results),
         "",
-        f"≈ is extrapolated from the images made; the first image brings the bundle. {conditions}.",
-        f"Left out: {'; '.join(left_out)}.",
+        "≈ was not measured: it is the images made, and for each further one what one more cost.",
+        f"The first image brings the bundle. {os.cpu_count()} cores, load average {low:.1f} to {high:.1f}.",
+        *(
+            f"Left out: {way.what}, because {', '.join(lacking)} is not here."
+            for way in WAYS
+            if (lacking := _lacking(way))
+        ),
         *(f"Failed: {what}" for what in compared.failed),
+        *(f"Not measured yet (`--resume`): {what}" for what in compared.left),
         "",
     ]
     return "\n".join(lines)
 
 
 @contextlib.contextmanager
-def _stage(folder: Path, base: Path, bundle_tar: Path, count: int) -> Iterator[Stage]:
-    """A registry with ``count`` bases, and Docker without other images than the bundle's."""
+def _stage(folder: Path, way: Way, bundle_tar: Path) -> Iterator[Stage]:
+    """A registry with the way's bases, and Docker without other images than the bundle's."""
     own = folder / "own"
     own.mkdir(parents=True)
+    way.base(folder / "base.tar")
     root = subprocess.run(
         ["docker", "info", "--format", "{{.DockerRootDir}}"], check=True, capture_output=True, text=True
     )
     with running_registry(folder / "registry") as registry, relay(registry.address) as counting:
-        planted = plant(registry, "base", count, base=base.read_bytes(), arch=machine_architecture())
+        common = (folder / "base.tar").read_bytes()
+        planted = plant(registry, "base", way.limit, base=common, arch=machine_architecture())
         names = [name.replace(registry.address, counting.address) for name in planted]
         try:
             yield Stage(registry, counting, names, own, bundle_tar, Path(root.stdout.strip()))
         finally:
-            _forget_images()
+            # After an interruption Docker may be gone, and what counts is what is being raised.
+            with contextlib.suppress(RuntimeError, OSError, subprocess.SubprocessError):
+                _forget_images()
             # Buildah mounts its storage over itself, and leaves that.
             subprocess.run(["umount", "--lazy", own / "storage/overlay"], capture_output=True)
 
@@ -171,7 +181,7 @@ def _measured(way: Way, stage: Stage) -> Result:
         numbers = range(made, end)
         steps = [range(n, n + 1) for n in numbers] if way.each else [numbers]
         for step in steps:
-            if way.each and total > BUDGET and made >= 3:
+            if way.each and made >= (3 if total < 3 * BUDGET else 2) and total > BUDGET:
                 break
             start = time.perf_counter()
             way.make(stage, step)
@@ -201,7 +211,7 @@ def _starts(image: str) -> None:
     name = f"graftbox-bench-{secrets.token_hex(4)}"
     with tempfile.TemporaryDirectory() as folder:
         command = ["docker", "run", "-d", "--name", name, "-v", f"{folder}:/socket"]
-        _run(*command, "-e", "GRAFTBOX_SOCKET=/socket/s", "-e", "GRAFTBOX_NO_AUTH=1", image)
+        run(*command, "-e", "GRAFTBOX_SOCKET=/socket/s", "-e", "GRAFTBOX_NO_AUTH=1", image)
         deadline = time.monotonic() + 30
         try:
             while time.monotonic() < deadline:
@@ -215,192 +225,27 @@ def _starts(image: str) -> None:
                 time.sleep(0.02)
             raise TimeoutError(f"{image} did not answer /alive within 30 s")
         finally:
-            _run("docker", "rm", "-f", name)
-
-
-# --- the ways ---
-
-
-def _graft(stage: Stage, numbers: range) -> None:
-    for number in numbers:
-        _run(GRAFTBOX, "graft", stage.bases[number], stage.repo(f"runtime:{number}"))
-
-
-def _batch(stage: Stage, numbers: range) -> None:
-    listed = "".join(stage.bases[number] + "\n" for number in numbers)
-    output = _run(
-        GRAFTBOX, "graft", "--from", "-", "--to-repo", stage.repo("batch"), "--jobs", "8", text=listed
-    )
-    outcomes = [json.loads(line) for line in output.splitlines()]
-    assert [one["status"] for one in outcomes] == ["made"] * len(numbers)
-    (stage.folder.parent / "image").write_text(outcomes[0]["image"])
-
-
-def _into_docker(stage: Stage, numbers: range) -> None:
-    for number in numbers:
-        base = f"docker-daemon:graftbox-bench/base:{number}"
-        _run(GRAFTBOX, "graft", base, f"docker-daemon:graftbox-bench/runtime:{number}")
-
-
-def _docker_bases(distinct: bool) -> Callable[[Stage], None]:
-    """Bases in Docker: ``distinct`` in their layers, or only in a label, so that all layers are shared."""
-
-    def prepare(stage: Stage) -> None:
-        common = (stage.folder.parent.parent / "busybox.tar").read_bytes()
-        files, listing = {"common.tar": common}, []
-        for number in range(10 if distinct else 100):
-            own = make_tar({"etc/number": str(number if distinct else 0).encode()})
-            config = {
-                "architecture": machine_architecture(),
-                "os": "linux",
-                "config": {"Env": ["PATH=/usr/bin:/bin"], "Labels": {"number": str(number)}},
-                "rootfs": {"type": "layers", "diff_ids": [_digest(common), _digest(own)]},
-            }
-            names = {"Config": f"{number}.json", "RepoTags": [f"graftbox-bench/base:{number}"]}
-            listing.append({**names, "Layers": ["common.tar", f"{number}.tar"]})
-            files |= {f"{number}.json": json.dumps(config).encode(), f"{number}.tar": own}
-        files["manifest.json"] = json.dumps(listing).encode()
-        archive = stage.folder.parent / "bases.tar"
-        archive.write_bytes(make_tar(files))
-        _run("docker", "load", "-q", "-i", str(archive))
-
-    return prepare
-
-
-def _built(buildkit: str) -> Callable[[Stage, range], None]:
-    def make(stage: Stage, numbers: range) -> None:
-        for number in numbers:
-            name = stage.repo(f"built:{number}")
-            _docker(buildkit, "build", "-q", "-t", name, "-", text=_dockerfile(stage, number, BUNDLE))
-            _docker(buildkit, "push", "-q", name)
-
-    return make
-
-
-def _buildah_prepared(stage: Stage) -> None:
-    pushed = f"{stage.registry.address}/bundle:1"
-    _run(GRAFTBOX, "bundle", "push", pushed)
-    _buildah(stage, "pull", "--tls-verify=false", pushed)
-
-
-def _buildah_built(stage: Stage, numbers: range) -> None:
-    for number in numbers:
-        name = stage.repo(f"built:{number}")
-        (stage.folder / "Dockerfile").write_text(
-            _dockerfile(stage, number, f"{stage.registry.address}/bundle:1")
-        )
-        _buildah(stage, "bud", "-q", "--tls-verify=false", "-t", name, str(stage.folder.parent / "empty"))
-        _buildah(stage, "push", "-q", "--tls-verify=false", name)
-
-
-def _buildah(stage: Stage, command: str, *arguments: str) -> None:
-    storage = ["--root", str(stage.folder / "storage"), "--runroot", str(stage.folder.parent / "run")]
-    if command == "bud":
-        arguments = ("-f", str(stage.folder / "Dockerfile"), *arguments)
-        (stage.folder.parent / "empty").mkdir(exist_ok=True)
-    _run("buildah", *storage, "--storage-driver", "overlay", command, *arguments)
-
-
-def _umoci(stage: Stage, numbers: range) -> None:
-    for number in numbers:
-        image = f"{stage.folder}/layout:b{number}"
-        _run(
-            "skopeo",
-            "copy",
-            "-q",
-            "--src-tls-verify=false",
-            f"docker://{stage.bases[number]}",
-            f"oci:{image}",
-        )
-        _run("umoci", "raw", "add-layer", "--image", image, str(stage.bundle_tar))
-        entrypoint = "/openhands/bin/action-execution-server"
-        _run("umoci", "config", "--image", image, "--config.entrypoint", entrypoint, "--clear", "config.cmd")
-        target = f"docker://{stage.repo(f'umoci:{number}')}"
-        _run("skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{image}", target)
-
-
-WAYS = (
-    Way("`graftbox graft`, one command per image", _graft, lambda s: s.repo("runtime:0"), 100),
-    Way(
-        "`graftbox graft --from`, 8 jobs",
-        _batch,
-        lambda s: (s.folder.parent / "image").read_text(),
-        1000,
-        each=False,
-    ),
-    Way(
-        "`graftbox graft` into Docker, layers present",
-        _into_docker,
-        lambda _: "graftbox-bench/runtime:0",
-        100,
-        prepare=_docker_bases(distinct=False),
-    ),
-    Way(
-        "`graftbox graft` into Docker, new layers in each base",
-        _into_docker,
-        lambda _: "graftbox-bench/runtime:0",
-        prepare=_docker_bases(distinct=True),
-    ),
-    Way("`docker build` (classic) and push", _built("0"), lambda s: s.repo("built:0")),
-    Way("`docker build` (BuildKit) and push", _built("1"), lambda s: s.repo("built:0")),
-    Way(
-        "`buildah bud` and push",
-        _buildah_built,
-        lambda s: s.repo("built:0"),
-        prepare=_buildah_prepared,
-        needs=("buildah",),
-    ),
-    Way(
-        "`umoci raw add-layer`, `skopeo copy`",
-        _umoci,
-        lambda s: s.repo("umoci:0"),
-        needs=("umoci", "skopeo"),
-    ),
-)
-
-
-# --- programs and numbers ---
+            run("docker", "rm", "-f", name)
 
 
 def _bundle_tar(folder: Path) -> Path:
-    tree = Path(_run(GRAFTBOX, "bundle", "path").strip())
+    tree = Path(run(GRAFTBOX, "bundle", "path").strip())
     owner = ["--owner=0", "--group=0", "--numeric-owner"]
-    _run("tar", *owner, "-C", str(tree.parent), "-cf", str(folder / "bundle.tar"), tree.name)
+    run("tar", *owner, "-C", str(tree.parent), "-cf", str(folder / "bundle.tar"), tree.name)
     return folder / "bundle.tar"
 
 
-def _dockerfile(stage: Stage, number: int, bundle: str) -> str:
-    """What `graftbox dockerfile` prints for this base, without starting it each time."""
-    once = stage.folder.parent / "Dockerfile"
-    if not once.exists():
-        once.write_text(_run(GRAFTBOX, "dockerfile", "--bundle-image", bundle, stage.bases[0]))
-    return once.read_text().replace(stage.bases[0], stage.bases[number])
-
-
 def _forget_images() -> None:
-    listed = _run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}").split()
+    listed = run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}").split()
     if others := [name for name in listed if name != BUNDLE]:
         subprocess.run(["docker", "rmi", "-f", *others], capture_output=True)
     for buildkit, what in (("0", "image"), ("1", "builder")):
-        _docker(buildkit, what, "prune", "-f")
+        docker(buildkit, what, "prune", "-f")
 
 
-def _docker(buildkit: str, *arguments: str, text: str = "") -> None:
-    """Debian's own client where it is there: it has both builders without a plug-in."""
-    client = shutil.which("docker", path="/usr/bin") or "docker"
-    _run(client, *arguments, text=text, env={**os.environ, "DOCKER_BUILDKIT": buildkit})
-
-
-def _run(*command: str, text: str = "", env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, env=env)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed ({done.returncode}): {done.stderr[-2000:]}")
-    return done.stdout
-
-
-def _digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+def main(arguments: Sequence[str]) -> None:
+    print(table("The ways", comparison("--resume" in arguments)))
 
 
 if __name__ == "__main__":
-    print(table("The ways", comparison()))
+    main(sys.argv[1:])

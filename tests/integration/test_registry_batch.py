@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from benchmarks.registry import plant
+from benchmarks.planted import plant
 from benchmarks.relay import relay
 from tests.conftest import make_bundle
 from tests.integration.conftest import free_port

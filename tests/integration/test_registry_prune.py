@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from benchmarks.registry import plant
+from benchmarks.planted import plant
 from click.testing import CliRunner
 
 from graftbox.cli import prune as command
