@@ -130,8 +130,10 @@ def test_the_page_keeps_no_trace_but_the_ids(browser: Tester, form: str) -> None
 def test_tabs_are_opened_chosen_and_closed_and_one_is_always_left(browser: Tester, form: str) -> None:
     answer = do(browser, f'goto("{form}")')
     popup = bid(answer, "button 'Popup'")
-    extras = do(browser, f'click("{popup}")')["extras"]
-    assert (len(extras["open_pages_urls"]), extras["active_page_index"]) == (2, 1)
+    seen = [do(browser, f'click("{popup}")')["extras"]]
+    # On a busy machine a window may be there only after the click was answered.
+    until(lambda: len(seen[-1]["open_pages_urls"]) == 2 or seen.append(do(browser, "noop(0)")["extras"]))
+    assert seen[-1]["active_page_index"] == 1
     assert do(browser, "tab_focus(0)")["extras"]["url"] == form
     assert do(browser, "new_tab()")["extras"]["url"] == "about:blank"
     extras = do(browser, "tab_close() tab_close() tab_close()")["extras"]
