@@ -48,7 +48,7 @@ def test_layers_are_what_the_components_share_then_they_and_the_server_last(job:
     shared = [name for name in names if "+" in name]
     assert names == [base, *shared, *others, "server"]
     assert shared == sorted(shared, key=lambda name: -name.count("+"))
-    assert {"jupyter+mcp+browser", "browser+vscode"} <= set(shared)
+    assert "browser+vscode" in shared
 
 
 def test_the_base_is_part_of_every_bundle(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_the_base_is_part_of_every_bundle(tmp_path: Path) -> None:
         return Job.of(arch="amd64", components=components, store=Store(tmp_path)).layer_names
 
     assert layers("core") == ["core", "server"]
-    assert layers("mcp") == layers("core", "mcp") == ["core", "jupyter+mcp+browser", "mcp", "server"]
+    assert layers("mcp") == layers("core", "mcp") == ["core", "mcp", "server"]
     assert layers() == layers("default") == layers(*recipe.defaults)
     assert set(layers("default", "fonts")) - set(layers()) == {"fonts"}
 
