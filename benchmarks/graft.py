@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from graftbox.image.place import graft_image
 from graftbox.image.reference import parse
 from graftbox.store import Store
 
+GRAFTBOX = str(Path(sys.executable).with_name("graftbox"))
 GRAFTS = 30
+COMMANDS = 15
 BUILDS = 3
 
 
 def figures(registry: str, base: Path) -> list[Figure]:
-    """Seconds per image, each onto a base that was never grafted before.
+    """Seconds per image, each onto a base that was never grafted before, or with a user that it never had.
 
     ``registry`` is ``host:port`` of an empty local registry; ``base`` an OCI layout; a Docker daemon runs.
     """
@@ -30,8 +33,8 @@ def figures(registry: str, base: Path) -> list[Figure]:
     assert manifest is not None, "build the bundle first"
     bundles = {manifest.arch: as_image_bundle(manifest)}
 
-    def graft(source: str, target: str) -> None:
-        graft_image(parse(source), parse(target), bundles, store)
+    def graft(source: str, target: str, user: str | None = None) -> None:
+        graft_image(parse(source), parse(target), bundles, store, user=user)
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -48,6 +51,14 @@ def figures(registry: str, base: Path) -> list[Figure]:
         )
         _docker("pull", "-q", f"{registry}/base:1")
         _docker("pull", "-q", f"{registry}/bundle:1")
+        known, made = f"docker-daemon:{registry}/base:1", f"docker-daemon:{registry}/made:1"
+        into_docker, by_command = interleaved(
+            [
+                lambda: timed(lambda: graft(known, made, str(next(number)))),
+                lambda: timed(lambda: _command("graft", "--user", str(next(number)), known, made)),
+            ],
+            COMMANDS,
+        )
         built, pushed = interleaved(
             [
                 lambda: timed(lambda: _copy_from(registry, work, next(number))),
@@ -59,6 +70,8 @@ def figures(registry: str, base: Path) -> list[Figure]:
     return [
         Figure("graft into an OCI layout", "ms", _milliseconds(into_layout), 10),
         Figure("graft into a local registry, new repository", "ms", _milliseconds(into_registry), 50),
+        Figure("graft into Docker, which has the layers", "ms", _milliseconds(into_docker), 150),
+        Figure("the same as a command, `graftbox graft`", "ms", _milliseconds(by_command)),
         Figure("`docker build` with `COPY --from` of the same folder", "ms", _milliseconds(built)),
         Figure("`docker push` of that image", "ms", _milliseconds(pushed)),
     ]
@@ -74,6 +87,10 @@ def _copy_from(registry: str, work: Path, number: int) -> None:
         f"COPY --from={registry}/bundle:1 /openhands /openhands\n"
     )
     _docker("build", "-q", "-t", f"{registry}/built:1", str(context))
+
+
+def _command(*arguments: str) -> None:
+    subprocess.run([GRAFTBOX, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 def _docker(*arguments: str) -> None:
