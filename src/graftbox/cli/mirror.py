@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.cli.options import component_option, compression_option
+from graftbox.cli.options import component_option, compression_option, flavor_option
 from graftbox.cli.status import say
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 )
 @component_option
 @compression_option
+@flavor_option
 @click.option("--user", help="The runtime images' user instead of the bases'.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 @click.option(
     "--ca",
     type=click.Path(exists=True, path_type=Path),
+    envvar="GRAFTBOX_CA",
     help="A further certificate authority of the upstreams: a PEM file or a folder of them.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when it is ready.")
@@ -66,6 +68,7 @@ def mirror(
     upstreams: tuple[str, ...],
     components: tuple[str, ...],
     compression: str,
+    flavor: str,
     user: str | None,
     keep_entrypoint: bool,
     layers: str,
@@ -94,7 +97,7 @@ def mirror(
         lifetime=tag_lifetime,
     )
     store = Store()
-    made = bundles(components, None, store, compression)
+    made = bundles(components, None, store, compression, flavor)
 
     def ready(bound: int) -> None:
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
