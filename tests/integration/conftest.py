@@ -126,7 +126,7 @@ def running_registry(
         except OSError:
             return False
 
-    with started([binary, "serve", str(config)], log, ready, 20):
+    with started([binary, "serve", str(config)], log, ready, 60):
         yield Registry(f"127.0.0.1:{port}", root, log)
 
 

@@ -110,7 +110,7 @@ def containerd() -> Iterator[Run]:
             return subprocess.run([ctr, "version"], capture_output=True).returncode == 0
 
         command = [binary, "--config", str(folder / "config.toml")]
-        with started(command, folder / "log", ready, 30):
+        with started(command, folder / "log", ready, 60):
             yield run
 
 

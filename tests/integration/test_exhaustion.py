@@ -51,7 +51,7 @@ def start() -> Iterator[Start]:
         port = next(line for line in process.stderr if line.startswith("Listening")).rsplit(":", 1)[1]
 
         def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
-            connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
             connection.request(method, path, None if body is None else json.dumps(body))
             response = connection.getresponse()
             answer = response.read()
@@ -63,7 +63,7 @@ def start() -> Iterator[Start]:
     yield go
     for process in processes:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def test_a_full_disk(start: Start) -> None:

@@ -124,7 +124,7 @@ def containerd(tmp_path: Path) -> Iterator[Callable[..., str]]:
         def ready() -> bool:
             return Path(socket).exists() and "Server:" in run("version", check=False)
 
-        with started([daemon, "--config", str(tmp_path / "config.toml")], tmp_path / "log", ready, 30):
+        with started([daemon, "--config", str(tmp_path / "config.toml")], tmp_path / "log", ready, 60):
             yield run
 
 

@@ -123,7 +123,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.fail(f"the server did not start: {''.join(said)}")
     yield f"http://127.0.0.1:{line.strip().rsplit(':', 1)[1]}"
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
 
 
 def _hasten(case: Any) -> None:
@@ -166,7 +166,7 @@ def _aim(case: Any, address: str) -> None:
 def _page(address: str) -> str | None:
     """A page of the browser, if this machine has one."""
     request = urllib.request.Request(f"{address}/v1/browser", headers={"X-Session-API-Key": KEY})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         pages = json.load(answer)["pages"]
     page = pages[0] if pages else _ask(address, "/v1/browser/pages", {})
     return page.get("id") if isinstance(page, dict) else None
@@ -175,7 +175,7 @@ def _page(address: str) -> str | None:
 def _ask(address: str, path: str, body: object) -> Any:
     headers = {"X-Session-API-Key": KEY}
     request = urllib.request.Request(address + path, json.dumps(body).encode(), headers)
-    with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=20) as answer:
+    with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
     return {}
 

@@ -237,7 +237,7 @@ def test_a_dockerfile_copies_the_binary(dockerd: Docker) -> None:
         container = dockerd("run", "--detach", "--env", "SESSION_API_KEY=k", name)
         address = dockerd("inspect", "--format", "{{.NetworkSettings.IPAddress}}", container)
         with Client(f"http://{address}:60000", "k") as client:
-            client.wait_until_alive(30)
+            client.wait_until_alive(60)
             assert client.run("echo $((6 * 7))").output == "42"
             assert cell(client, "6 * 7") == "42"
         dockerd("rm", "--force", container)

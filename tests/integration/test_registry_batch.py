@@ -259,7 +259,7 @@ def test_an_interrupted_batch_says_so_and_ends_at_once(own: Any, proxy: Faulty, 
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "goes on from here" in errors
     assert "Traceback" not in errors

@@ -157,7 +157,7 @@ def test_it_starts_wherever_something_can_be_written(
 def test_without_any_writable_folder_it_says_what_to_do(tree: Path, tmp_path: Path) -> None:
     options = ["--remount-ro", "/dev", "--remount-ro", "/work"]
     with running(tree, tmp_path, options, ["--without-connection-token"]) as editor:
-        assert editor.process.wait(timeout=30) == 1
+        assert editor.process.wait(timeout=60) == 1
         assert "Name one by --server-data-dir" in editor.log.read_text()
 
 
@@ -232,7 +232,7 @@ def check_kill(editor: Editor) -> None:
     family = first.children(recursive=True)
     assert len(family) >= 3, "extensions, terminals and watchers have processes of their own"
     first.kill()
-    _gone, alive = psutil.wait_procs(family, timeout=20)
+    _gone, alive = psutil.wait_procs(family, timeout=60)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 

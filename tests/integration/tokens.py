@@ -176,7 +176,7 @@ def encrypted(folder: Path) -> Iterator[tuple[str, Path]]:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     command = [program("docker-registry"), "serve", str(folder / "config.yml")]
-    with started(command, folder / "log", ready, 20):
+    with started(command, folder / "log", ready, 60):
         yield str(port), cert
 
 
