@@ -1,10 +1,14 @@
-"""On any base a page is opened, clicked, typed into and photographed, a cell draws, VS Code edits."""
+"""On any base a page is opened, clicked, typed into, photographed, a cell draws, VS Code edits, MCP answers.
+
+So they do with either flavour of the bundle.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
+import os
 import re
 import subprocess
 import urllib.request
@@ -13,11 +17,14 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from mcp import Client as McpClient
+from mcp.client.streamable_http import streamable_http_client
 from playwright.async_api import async_playwright
-from tests.integration.bases import BASES
+from tests.integration.bases import BASES, Base
 from tests.integration.conftest import program
-from tests.integration.test_base_matrix import MODES, started
+from tests.integration.test_base_matrix import MODES, files_in, started, variables_in
 
 from graftbox.sandbox.client import KEY_HEADER, Client
 from graftbox.sandbox.forward import forwarding
@@ -45,14 +52,32 @@ display(Image(data=b"\\x89PNG\\r\\n\\x1a\\n" + png))
 """
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("base", list(BASES))
+EVERY_BASE = [(base, mode) for base in BASES for mode in MODES]
+DIFFERENT = [("scratch", "locked-down"), ("musl", "default"), ("hostile", "locked-down")]
+"""Bases that differ in kind; with ``GRAFTBOX_LONG_TESTS=1`` the binary too is shown on every one."""
+OWN = ("/openhands/lib/python3.13/", "/openhands/libexec/python3.13", "/openhands/code/")
+"""Where the files of the server's Python are, in either flavour."""
+
+
+@pytest.mark.parametrize(("base", "mode"), EVERY_BASE)
 def test_everything_works_on_any_base(base: str, mode: str, tmp_path: Path, dockerd: object) -> None:
-    options = ("--engine", "docker", *MODES[mode].split())
+    show(base, mode, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("base", "mode"), EVERY_BASE if os.environ.get("GRAFTBOX_LONG_TESTS") == "1" else DIFFERENT
+)
+def test_everything_works_with_the_binary(base: str, mode: str, tmp_path: Path, dockerd: object) -> None:
+    show(base, mode, tmp_path, "--flavor", "pyinstaller")
+
+
+def show(base: str, mode: str, tmp_path: Path, *flavor: str) -> None:
+    options = ("--engine", "docker", *flavor, *MODES[mode].split())
     with started(base, *options) as facts, Client(facts["url"], facts["key"]) as client:
         show_page(client, tmp_path)
         show_drawing(client)
-        show_editor(client, facts)
+        show_tools(facts)
+        show_editor(client, facts, BASES[base])
 
 
 def show_page(client: Client, tmp_path: Path) -> None:
@@ -72,13 +97,45 @@ def show_drawing(client: Client) -> None:
     assert picture(url).startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def show_editor(client: Client, facts: dict[str, str]) -> None:
+def show_tools(facts: dict[str, str]) -> None:
+    """As a model's client calls them, by MCP."""
+    asyncio.run(call_tools(facts))
+
+
+async def call_tools(facts: dict[str, str]) -> None:
+    headers = {"Authorization": f"Bearer {facts['key']}"}
+    async with (
+        reachable(facts["url"]) as address,
+        httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False) as http_client,
+        McpClient(streamable_http_client(f"{address}/mcp", http_client=http_client)) as tools,
+    ):
+        for tool, arguments in (("shell", {"command": "echo $((6 * 7))"}), ("python", {"code": "6 * 7"})):
+            answer = await tools.call_tool(tool, arguments)
+            assert "42" in answer.content[0].text, answer
+        answer = await tools.call_tool("browse", {"actions": "noop(0)"})
+        assert answer.content[-1].type == "image", answer
+
+
+def show_editor(client: Client, facts: dict[str, str], base: Base) -> None:
     """From outside, as a person does it: in a browser, by VS Code's address."""
     client.write("/tmp/site/notes.txt", "Opened in the editor\n")
-    asyncio.run(edit(client, facts))
+    asyncio.run(edit(client, facts, base))
 
 
-async def edit(client: Client, facts: dict[str, str]) -> None:
+def check_others(client: Client, base: Base, pid: str) -> None:
+    """A user's process has the base's variables, but for TERM, and nothing of the server's Python."""
+    seen = variables_in(client, f"/proc/{pid}/environ")
+    given = {name: value for name, value in base.variables.items() if name != "TERM"}
+    assert {name: seen.get(name) for name in given} == given
+    assert not [name for name in seen if name.startswith(("_PYI_", "_MEI", "GRAFTBOX_"))]
+    assert ("LD_LIBRARY_PATH" in seen) == ("LD_LIBRARY_PATH" in base.variables)
+    code = f"print(open('/proc/{pid}/maps').read())"
+    mapped = files_in(client.run(f'/openhands/bin/oh-python -c "{code}"').output)
+    assert mapped
+    assert not [path for path in mapped if path.startswith(OWN)]
+
+
+async def edit(client: Client, facts: dict[str, str], base: Base) -> None:
     async with reachable(facts["url"]) as address, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=program("chromium-headless-shell"))
         page = await browser.new_page()
@@ -94,13 +151,15 @@ async def edit(client: Client, facts: dict[str, str]) -> None:
         # What is typed while the terminal is still being opened may end up elsewhere.
         for _ in range(60):
             await page.click(terminal)
-            await page.keyboard.type("echo $((6 * 7)) > /tmp/site/typed\n")
+            await page.keyboard.type("echo $((6 * 7)) $$ > /tmp/site/typed\n")
             await page.wait_for_timeout(500)
             typed = await asyncio.to_thread(output, client, "read -r typed < /tmp/site/typed; echo $typed")
-            if typed == "42":
+            answer, _, shell = typed.partition(" ")
+            if answer == "42":
                 break
         else:
             pytest.fail(f"the terminal ran nothing of what was typed; the last answer was {typed!r}")
+        await asyncio.to_thread(check_others, client, base, shell)
         await browser.close()
 
 

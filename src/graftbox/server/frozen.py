@@ -185,11 +185,12 @@ def _run(options: Options) -> None:
 
 
 def _code_of(path: str) -> CodeType:
-    """The code of a script; that of the server's own is in the archive, compiled."""
-    if path.startswith(f"{_home()}/graftbox/") and path.endswith(".py"):
+    """The code of a script; that of what is frozen, the server's and plugins', is in the archive, compiled."""
+    home = _home()
+    if home and path.startswith(f"{home}/") and path.endswith(".py"):
         from importlib.util import find_spec
 
-        name = path[len(_home()) + 1 : -3].replace("/", ".")
+        name = path[len(home) + 1 : -3].replace("/", ".")
         found = find_spec(name)
         get_code = getattr(found and found.loader, "get_code", None)
         code: CodeType | None = get_code(name) if get_code else None

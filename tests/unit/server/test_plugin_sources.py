@@ -90,6 +90,16 @@ def test_a_plugin_that_is_asked_for_while_its_manifest_is_read_starts_what_that_
     assert asyncio.run(started()) == 1
 
 
+def test_a_folder_of_plugins_may_have_distributions_in_it(
+    start: Start, packages: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "site-packages").symlink_to(packages)
+    client = start("--plugin-path", str(tmp_path), "--plugins", "chimes")
+    assert "o'clock" in client.act("run_ipython", code="chime()")["content"]
+    client.connection.request("GET", "/v1/proxy/clock/")
+    assert re.fullmatch(rb"[\d:]{8}\n", client.connection.getresponse().read())
+
+
 def test_code_is_only_imported_when_its_plugin_is_started(
     start: Start, packages: Path, tmp_path: Path
 ) -> None:

@@ -21,37 +21,48 @@ from graftbox.errors import FormatError
 from graftbox.server.plugins.manifest import MANIFEST, NAME, Manifest, parse, read
 
 BUNDLED = Path("/openhands/plugins")
+PACKAGES = "site-packages"
+"""Below a folder of plugins: what ``pip install --target`` has put there, for distributions with entry points."""
 GROUP = "graftbox.plugins"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one plugin is: ``folder`` with its manifest, or ``value``, the object an entry point names."""
+    """Where one plugin is: ``folder`` with its manifest, or ``value``, the object an entry point names, to be
+    imported from the folder ``packages``.
+    """
 
     name: str
     folder: Path | None = None
     value: str = ""
     distribution: str = ""
+    packages: str = ""
+
+    @property
+    def is_code(self) -> bool:
+        """Whether something is imported to read the manifest; else it is a file."""
+        return ":" in self.value or "." in self.value
 
 
 def places(folders: tuple[str, ...]) -> dict[str, Place]:
     """Every plugin that is not the server's own, by name; the first one of a name counts. Blocking."""
     found: dict[str, Place] = {}
-    for place in (*_in_folders(folders), *_entry_points()):
+    folders = (*folders, str(BUNDLED))
+    for place in (*_in_folders(folders), *_entry_points(folders)):
         found.setdefault(place.name, place)
     return found
 
 
 def _in_folders(folders: tuple[str, ...]) -> Iterator[Place]:
-    for folder in (*map(Path, folders), BUNDLED):
+    for folder in map(Path, folders):
         with contextlib.suppress(OSError):
             for path in sorted(folder.iterdir()):
                 if NAME.fullmatch(path.name) and (path / MANIFEST).is_file():
                     yield Place(path.name, path)
 
 
-def _entry_points() -> Iterator[Place]:
-    for folder in dict.fromkeys(sys.path):
+def _entry_points(folders: tuple[str, ...]) -> Iterator[Place]:
+    for folder in dict.fromkeys((*sys.path, *(f"{folder}/{PACKAGES}" for folder in folders))):
         if not Path(folder).is_dir():
             continue
         for path in sorted(Path(folder).glob("*.dist-info/entry_points.txt")):
@@ -60,7 +71,7 @@ def _entry_points() -> Iterator[Place]:
                 distribution = path.parent.name.removesuffix(".dist-info")
                 for name, value in _group(text).items():
                     if NAME.fullmatch(name):
-                        yield Place(name, None, value, distribution)
+                        yield Place(name, None, value, distribution, folder)
 
 
 def _group(text: str) -> Mapping[str, str]:
@@ -94,6 +105,8 @@ def _from_code(place: Place, seconds: float) -> Manifest:
 
     def work() -> None:
         try:
+            if place.packages and place.packages not in sys.path:
+                sys.path.append(place.packages)  # last: nothing in it takes the place of the server's own
             result.set_result(_object(module, name) if name else _folder(module))
         except BaseException as error:
             result.set_exception(error)

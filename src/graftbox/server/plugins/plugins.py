@@ -52,7 +52,7 @@ class Plugins:
                     continue
                 plugin = Plugin(_unread(place), self._prepare)
                 try:
-                    if place.folder is None:
+                    if place.is_code:
                         self.unread[name] = place
                     else:
                         plugin.manifest = await asyncio.to_thread(load, place, self._time_limit)
