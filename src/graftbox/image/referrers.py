@@ -176,25 +176,44 @@ class Referrers:
         manifest = artifact(subject, attachment)
         if any(one.descriptor.digest == manifest.digest for one in self.find(subject.digest)):
             return manifest.digest
-        for data, media_type in ((EMPTY, EMPTY_TYPE), (attachment.data, attachment.media_type)):
-            url = f"{self._base}/blobs/{digest_of(data)}"
-            if self._connection.request("HEAD", url).status_code != 200:
-                upload(self._connection, Blob.of(data, media_type))
-        response = self._put(manifest.digest, manifest)
+        response = self._stored(manifest, attachment)
         if not response.headers.get("OCI-Subject"):
             self._add(subject.digest, {**_json(manifest.descriptor), **_facts(attachment)})
         return manifest.digest
 
-    def _put(self, selector: str, manifest: Document, condition: Mapping[str, str] | None = None) -> Response:
-        response = self._connection.request(
+    def _stored(self, manifest: Document, attachment: Attachment) -> Response:
+        """Sends the artifact's files, and then its manifest; the answer to that.
+
+        A registry may take back what it has just said of a blob while another client sends it too.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            for data, media_type in ((EMPTY, EMPTY_TYPE), (attachment.data, attachment.media_type)):
+                self._bring(Blob.of(data, media_type), surely=attempt > 1)
+            response = self._sent(manifest.digest, manifest)
+            if response.is_success or not _lacks_blobs(response) or not self._connection.host.pause(attempt):
+                self._check(response)
+                return response
+
+    def _bring(self, blob: Blob, surely: bool) -> None:
+        with self._registries.places(self.name.host).only_one(blob.digest, self.name.repository):
+            url = f"{self._base}/blobs/{blob.digest}"
+            if surely or self._connection.request("HEAD", url).status_code != 200:
+                upload(self._connection, blob)
+
+    def _sent(
+        self, selector: str, manifest: Document, condition: Mapping[str, str] | None = None
+    ) -> Response:
+        return self._connection.request(
             "PUT",
             f"{self._base}/manifests/{selector}",
             headers={"Content-Type": manifest.media_type, **(condition or {})},
             content=manifest.data,
         )
-        if not condition or response.status_code not in REFUSED_CONDITION:
-            self._connection.check(response, f"attach something to an image of {self.name}")
-        return response
+
+    def _check(self, response: Response) -> None:
+        self._connection.check(response, f"attach something to an image of {self.name}")
 
     def settle(self) -> None:
         """Sees to it that what was attached stays listed, whoever else wrote the same lists meanwhile.
@@ -237,7 +256,9 @@ class Referrers:
                 body = {**index.body, "manifests": [*index.entries, *missing]}
                 document = Document(serialise(body), OCI_INDEX)
                 condition = index.condition if condition_counts else {}
-                answer = self._put(tag, document, condition)
+                answer = self._sent(tag, document, condition)
+                if not condition or answer.status_code not in REFUSED_CONDITION:
+                    self._check(answer)
                 self._slowest = max(self._slowest, time.monotonic() - start)
                 if not answer.is_success:
                     # Refused twice though nobody has changed it: it means something else by the condition.
@@ -256,6 +277,10 @@ class Referrers:
 def fallback_tag(digest: str) -> str:
     """The tag under which a registry without the referrers API lists what is attached to an image."""
     return digest.replace(":", "-")
+
+
+def _lacks_blobs(response: Response) -> bool:
+    return response.status_code in {400, 404, 422} and "BLOB_UNKNOWN" in response.text
 
 
 def _json(descriptor: Descriptor) -> dict[str, Any]:
