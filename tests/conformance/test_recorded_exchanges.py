@@ -47,9 +47,10 @@ NO_BROWSER = {
 # Recorded strings of great length were shortened to "start...<N chars>...end".
 SHORTENED = re.compile(r"\.\.\.<\d+ chars>\.\.\.")
 # The job of one second ends before the next command, not at a random moment.
-PAUSES = {"021_run_bg": 1.2}
-# Ten times less silence than in the recording is taken for a program that waits.
-FASTER = {"095_http_server": ("; sleep 2", "; sleep 0.2")}
+PAUSES = {"017_run_hard_timeout": 0.5, "021_run_bg": 3.0}
+# The page is asked for once there is somebody to ask.
+READY = "; until (: < /dev/tcp/127.0.0.1/8123) 2> /dev/null; do sleep 0.05; done"
+FASTER = {"095_http_server": ("; sleep 2", READY)}
 # Bodies that are no JSON could not be recorded as JSON.
 RAW_BODIES = {"076_exec_invalid_json": b"{bad"}
 
@@ -87,7 +88,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path
             "HOME": str(folder.parent),
             "PYTHONPATH": str(HERE.parents[1] / "src"),
             "SESSION_API_KEY": KEY,
-            "NO_CHANGE_TIMEOUT_SECONDS": "1",
+            "NO_CHANGE_TIMEOUT_SECONDS": "3",
             "LANG": "C.UTF-8",
         },
     )
@@ -134,7 +135,7 @@ def common(path: str, value: object) -> object:
         )
         value = re.sub(r"(screenshot_)\d{8}_\d{6}_\d{6}(\.png)", r"\1<time>\2", value)
         value = re.sub(r"^(\[\d+\]) \d+$|^(/\n)\d+$", r"\1\2<pid>", value)
-        value = re.sub(r"after 10 seconds", "after 1 seconds", value)
+        value = re.sub(r"after 10 seconds", "after 3 seconds", value)
         value = re.sub(r"(Jupyter Python interpreter: )[^]]+", r"\1<known>", value)
         value = re.sub(r"(oh_aci_output_)[0-9a-f]{32}", r"\1<random>", value)
         value = re.sub(r"pip [\d.]+ from \S+ \(python [\d.]+\)", "pip <known>", value)
