@@ -15,8 +15,9 @@ class Limits:
     ``max_connections`` of clients, ``max_body_bytes`` of a request that is read as a whole, ``max_sessions``
     open; of background commands ``max_commands`` that run, ``kept_commands`` in all, ``output_bytes`` kept of
     each stream, and ``output_total_bytes`` kept of all together (the oldest finished commands go first); of
-    the browser ``max_pages`` open, ``page_memory_bytes`` of data that each of its processes may have, and
-    ``download_bytes`` of a file that it may write.
+    the browser ``max_pages`` open, ``page_memory_bytes`` of data that each of its processes may have,
+    ``download_bytes`` of a file that it may write, ``download_total_bytes`` of all that it downloads, in
+    ``max_downloads`` files, before it is started anew.
     """
 
     max_connections: int = 400
@@ -29,6 +30,8 @@ class Limits:
     max_pages: int = 32
     page_memory_bytes: int = 4 * 1024 * 1024 * 1024
     download_bytes: int = 1024 * 1024 * 1024
+    download_total_bytes: int = 4 * 1024 * 1024 * 1024
+    max_downloads: int = 1000
 
 
 def read_limits(environment: Environment) -> Limits:

@@ -19,6 +19,7 @@ from graftbox.server.aside import aside
 from graftbox.server.browser import chromium, pages, trust
 from graftbox.server.browser.cdp import Params, Router
 from graftbox.server.browser.chromium import Plan, Process
+from graftbox.server.browser.downloads import Downloads
 from graftbox.server.browser.errors import BrowserError, PageTimeoutError
 from graftbox.server.environment import BUNDLE
 from graftbox.server.kernel.process import how_it_ended
@@ -227,12 +228,21 @@ class Browser:
         popen, channel, lifeline = await aside(None, chromium.spawn, plan)
         process = self.process = Process(popen, channel, lifeline)
         router = await Router.open(channel, self.sandbox.settings.limits.max_pages)
-        downloads = str(Path(self.sandbox.settings.working_dir, DOWNLOADS))
+        settings = self.sandbox.settings
+        downloads = Downloads(
+            str(Path(settings.working_dir, DOWNLOADS)),
+            settings.limits,
+            lambda guid: router.later("Browser.cancelDownload", {"guid": guid}),
+            lambda: router.later("Browser.setDownloadBehavior", {"behavior": "deny", "eventsEnabled": True}),
+        )
+        router.on["Browser.downloadWillBegin"] = downloads.begun
+        router.on["Browser.downloadProgress"] = downloads.moved
+        behaviour = {"behavior": "allow", "downloadPath": downloads.folder, "eventsEnabled": True}
         try:
             self.version, *_ = await asyncio.gather(
                 router.call("Browser.getVersion", timeout=START_SECONDS),
                 router.watch_pages(),
-                router.call("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": downloads}),
+                router.call("Browser.setDownloadBehavior", behaviour),
             )
         except (BrowserError, PageTimeoutError) as error:
             await process.gone()

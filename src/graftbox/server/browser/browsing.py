@@ -152,7 +152,7 @@ class Browsing:
         downloads = str(Path(folder, DOWNLOADS))
         _, endpoint = await asyncio.gather(driver.run(driver.start()), browser.endpoint())
         connection = await driver.run(driver.connect(endpoint, browser.headers()))
-        gym = Gym(connection, folder, downloads)
+        gym = Gym(connection, folder, downloads, self.sandbox.settings.limits)
         await driver.run(gym.open())
         self._gym = gym
         self._generation = browser.generation
@@ -177,10 +177,21 @@ class Browsing:
 
     # Observations
 
+    def _notes(self, step: Step) -> str:
+        """What else the step has come to, one line for each thing."""
+        notes = list(step.notes)
+        router, gym = self.sandbox.browser.current, self._gym
+        if router is not None and gym is not None and (away := router.turned_away.pop(gym.context_id, 0)):
+            tabs = "1 new tab was" if away == 1 else f"{away} new tabs were"
+            most = f"{router.max_pages} may be open (GRAFTBOX_MAX_PAGES)"
+            notes.append(f"{tabs} closed at once, as {most}. Close those that are not needed.")
+        return "".join(f"[{note}]\n" for note in notes)
+
     async def _observed(self, action: Browse | BrowseInteractive, text: str, step: Step) -> Observation:
+        notes = self._notes(step)
         if step.downloads and isinstance(action, BrowseInteractive):
             try:
-                return await self._download(text, step.downloads[-1])
+                return await self._download(text, step.downloads[-1], notes)
             except OSError as error:
                 log.error("The download %s could not be copied: %s", step.downloads[-1], error)
         try:
@@ -204,7 +215,7 @@ class Browsing:
             last_browser_action_error=step.error,
             focused_element_bid=step.focused,
         )
-        return BrowseResult(*_reply((action, extras, step.text, step.tree_text)))
+        return BrowseResult(*_reply((action, extras, step.text, step.tree_text), notes))
 
     def _save(self, picture: str) -> str:
         folder = Path(self.sandbox.settings.working_dir, SCREENSHOTS)
@@ -214,12 +225,12 @@ class Browsing:
         path.write_bytes(b64decode(picture))
         return str(path)
 
-    async def _download(self, text: str, source: str) -> DownloadResult:
+    async def _download(self, text: str, source: str, notes: str) -> DownloadResult:
         self._downloaded += 1
         target = await self.sandbox.identity.call(self._copy, source, self._downloaded)
         return DownloadResult(
             f"Execution of the previous action {text} resulted in a file download. "
-            f"The downloaded file is saved at location: {target}",
+            f"The downloaded file is saved at location: {target}" + (f"\n{notes}" if notes else ""),
             target,
         )
 
@@ -263,10 +274,10 @@ def _failed(action: Browse | BrowseInteractive, error: str, url: str) -> Parts:
     return action, _extras(action, **given), error, None
 
 
-def _reply(parts: Parts) -> tuple[str, dict[str, Any]]:
+def _reply(parts: Parts, notes: str = "") -> tuple[str, dict[str, Any]]:
     """Text for the agent, and the extras, of which large ones are left out unless they are asked for."""
     action, extras, text, tree = parts
-    content = f"[Current URL: {extras['url']}]\n"
+    content = f"[Current URL: {extras['url']}]\n{notes}"
     error = extras["last_browser_action_error"]
     if isinstance(action, Browse):
         if extras["error"]:

@@ -15,7 +15,7 @@ import contextlib
 import json
 import re
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +23,7 @@ from graftbox.server.browser.errors import BrowserError, PageTimeoutError
 
 PATIENCE = 30.0
 """Seconds that Chromium has for an answer, unless the caller says otherwise."""
+TURN_AWAY_SECONDS = 5.0
 MAX_MESSAGE = 512 * 1024 * 1024
 """Bytes of one message of Chromium's; a longer one is taken for the end of all sense."""
 MAX_WAITING = 256 * 1024 * 1024
@@ -125,13 +126,17 @@ class Client:
 class Router(asyncio.Protocol):
     """The one channel to a Chromium. ``ended`` is set when it is closed; every call fails from then on.
 
-    ``pages`` are its pages by id, ``crashed`` those whose process has ended.
+    ``pages`` are its pages by id, ``crashed`` those whose process has ended; ``turned_away`` counts, by
+    context, the pages that were closed at once, as there were ``max_pages`` already. ``on``: who is told of
+    other events of the browser's, by method.
     """
 
     def __init__(self, max_pages: int) -> None:
         self.max_pages = max_pages
         self.pages: dict[str, Params] = {}
         self.crashed: set[str] = set()
+        self.turned_away: Counter[str] = Counter()
+        self.on: dict[str, Callable[[Params], None]] = {}
         self.ended = asyncio.Event()
         self.clients: set[Client] = set()
         self._owners: dict[str, Client] = {}
@@ -231,15 +236,29 @@ class Router(asyncio.Protocol):
             self.crashed.discard(params["targetId"])
         elif method == "Target.detachedFromTarget":
             self._lose(params["sessionId"])
+        elif method in self.on:
+            self.on[method](params)
 
     def _note(self, target: Params, *, new: bool) -> None:
         if target["type"] != "page":
             return
         if new and len(self.pages) >= self.max_pages:
-            self._later(self.call("Target.closeTarget", {"targetId": target["targetId"]}))
+            self.turned_away[target.get("browserContextId", "")] += 1
+            self._later(self._turn_away(target["targetId"]))
             return
         if new or target["targetId"] in self.pages:
             self.pages[target["targetId"]] = target
+
+    async def _turn_away(self, target: str) -> None:
+        """Close a page that is one too many.
+
+        A client may have new pages wait for it. The process of one that is closed while it waits would hang,
+        and with it the page that has opened it.
+        """
+        session = await self.attach(target, lambda method, params: None)
+        with contextlib.suppress(PageTimeoutError):
+            await self.call("Runtime.runIfWaitingForDebugger", session=session, timeout=TURN_AWAY_SECONDS)
+        await self.call("Target.closeTarget", {"targetId": target})
 
     def _lose(self, session: str) -> None:
         """Chromium has ended one of the sessions that were opened here."""
@@ -248,9 +267,13 @@ class Router(asyncio.Protocol):
         if (listener := self._listeners.pop(session, None)) is not None:
             listener("Inspector.detached", {"reason": "target_closed"})
 
+    def later(self, method: str, params: Params) -> None:
+        """A command whose answer does not matter."""
+        self._later(self.call(method, params))
+
     def _later(self, work: Any) -> None:
         async def quietly() -> None:
-            with contextlib.suppress(BrowserError):
+            with contextlib.suppress(BrowserError, PageTimeoutError):
                 await work
 
         task = asyncio.get_running_loop().create_task(quietly())

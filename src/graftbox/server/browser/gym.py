@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graftbox.server.browser.actions import parse
 from graftbox.server.browser.axtree import flatten
 from graftbox.server.browser.chromium import HEIGHT, WIDTH
+from graftbox.server.browser.downloads import Downloads
 from graftbox.server.browser.errors import BrowserError, PageError
 from graftbox.server.browser.hand import Hand
 from graftbox.server.browser.marking import ACTIVATION, BINDING
 from graftbox.server.browser.marks import overlay
 from graftbox.server.browser.observation import Observation, content, observe
 from graftbox.server.browser.text import as_text
+from graftbox.server.limits import Limits
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, BrowserContext, CDPSession, Dialog, Page, Request
@@ -45,7 +47,8 @@ _ERROR_PAGE = "location.protocol === 'chrome-error:' && document.readyState === 
 @dataclass(frozen=True)
 class Step:
     """What a step has come to; ``error`` is empty when it did what it should. ``picture`` and ``marked`` are
-    PNGs in base64, ``text`` is the page's, ``tree_text`` what an agent reads of ``tree``.
+    PNGs in base64, ``text`` is the page's, ``tree_text`` what an agent reads of ``tree``; ``downloads`` are
+    the paths of files, ``notes`` say what else happened.
     """
 
     url: str
@@ -60,35 +63,29 @@ class Step:
     picture: str
     marked: str
     downloads: tuple[str, ...] = ()
-
-
-@dataclass
-class _Download:
-    name: str
-    waited_for: bool = False
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    notes: tuple[str, ...] = ()
 
 
 class Gym:
     """All its coroutines are for the driver's event loop. Pages belong to a context of their own, which goes
-    with the connection.
+    with the connection; ``context_id`` is Chromium's name for it.
     """
 
-    def __init__(self, browser: Browser, folder: str, downloads: str) -> None:
+    def __init__(self, browser: Browser, folder: str, downloads: str, limits: Limits | None = None) -> None:
         self.browser = browser
         self.folder = folder
-        self.downloads_folder = downloads
+        self.downloads = Downloads(downloads, limits or Limits(), self._cancel, self._deny)
+        self.context_id = ""
         self.context: BrowserContext | None = None
         self.page: Page | None = None
         self._history: dict[Page, None] = {}
         self._sessions: dict[Page, CDPSession] = {}
         self._crashed: set[Page] = set()
         self._given_up: set[Page] = set()
+        self._browser_session: CDPSession | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._requests: set[Request] = set()
         self._network = asyncio.Event()
-        self._downloads: dict[str, _Download] = {}
-        self._finished: list[str] = []
 
     async def open(self) -> None:
         """Have a first, empty tab."""
@@ -129,7 +126,7 @@ class Gym:
         """
         assert self.context is not None
         error = ""
-        self._finished.clear()
+        self.downloads.finished.clear()
         left = deadline - time.monotonic()
         left = max(1.0, round(min(left - min(LOOK_SECONDS / 2, left / 4), ACTION_SECONDS), 1))
         self.context.set_default_timeout(round(left * 1000))
@@ -164,7 +161,8 @@ class Gym:
                 seen = await self._glance(page, deadline)
             if seen is None:
                 await self._settle(quiet)
-                await self._await_downloads(deadline)
+                left = deadline - time.monotonic() - LOOK_SECONDS
+                await self.downloads.wait(min(DOWNLOAD_SECONDS, max(0.1, left)))
                 if page in self._crashed:
                     crashed = f"The page {page.url} crashed, and its tab was closed."
                 page = await self._current()
@@ -187,7 +185,7 @@ class Gym:
         except Exception:
             return None
         await asyncio.sleep(max(0.0, quiet - time.monotonic()))
-        loading = self._network.is_set() or any(not each.waited_for for each in self._downloads.values())
+        loading = self._network.is_set() or self.downloads.unnoticed
         moved = seen.changed or page in self._crashed or self.page is not page
         return None if loading or moved else seen
 
@@ -242,7 +240,8 @@ class Gym:
             text=as_text(content(seen.snapshot)),
             picture=seen.picture,
             marked=overlay(seen.picture, seen.properties),
-            downloads=tuple(self._finished),
+            downloads=tuple(self.downloads.finished),
+            notes=tuple(self.downloads.take_notes()),
         )
 
     # Tabs
@@ -286,9 +285,7 @@ class Gym:
         self._crashed.discard(page)
         self._history.pop(page, None)
         self._given_up.add(page)
-        task = asyncio.ensure_future(_end(page, self._sessions.pop(page, None)))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._later(_end(page, self._sessions.pop(page, None)))
 
     # Waiting
 
@@ -321,40 +318,40 @@ class Gym:
         page = await self.context.new_cdp_session(self.page)
         self._sessions[self.page] = page
         target = await page.send("Target.getTargetInfo")
-        session.on("Browser.downloadWillBegin", self._download_begun)
-        session.on("Browser.downloadProgress", self._download_moved)
+        self._browser_session = session
+        self.context_id = target["targetInfo"]["browserContextId"]
+        session.on("Browser.downloadWillBegin", self.downloads.begun)
+        session.on("Browser.downloadProgress", self.downloads.moved)
         await session.send(
             "Browser.setDownloadBehavior",
             {
                 "behavior": "allow",
-                "browserContextId": target["targetInfo"]["browserContextId"],
-                "downloadPath": self.downloads_folder,
+                "browserContextId": self.context_id,
+                "downloadPath": self.downloads.folder,
                 "eventsEnabled": True,
             },
         )
 
-    def _download_begun(self, event: dict[str, Any]) -> None:
-        self._downloads[event["guid"]] = _Download(event.get("suggestedFilename", ""))
+    def _cancel(self, guid: str) -> None:
+        assert self._browser_session is not None
+        params = {"guid": guid, "browserContextId": self.context_id}
+        self._later(self._browser_session.send("Browser.cancelDownload", params))
 
-    def _download_moved(self, event: dict[str, Any]) -> None:
-        download = self._downloads.get(event["guid"])
-        if download is None or event["state"] == "inProgress":
-            return
-        if event["state"] == "completed":
-            path = event.get("filePath") or str(Path(self.downloads_folder, Path(download.name).name))
-            self._finished.append(path)
-        download.over.set()
-        del self._downloads[event["guid"]]
+    def _deny(self) -> None:
+        assert self._browser_session is not None
+        params = {"behavior": "deny", "browserContextId": self.context_id, "eventsEnabled": True}
+        self._later(self._browser_session.send("Browser.setDownloadBehavior", params))
 
-    async def _await_downloads(self, deadline: float) -> None:
-        waiting = [each.over.wait() for each in self._downloads.values() if not each.waited_for]
-        for each in self._downloads.values():
-            # One that never ends holds up one step, not all.
-            each.waited_for = True
-        if waiting:
-            left = min(DOWNLOAD_SECONDS, max(0.1, deadline - time.monotonic() - LOOK_SECONDS))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.gather(*waiting), left)
+    def _later(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Have it done, come of it what may."""
+        task = asyncio.ensure_future(_quietly(work))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+
+async def _quietly(work: Coroutine[Any, Any, Any]) -> None:
+    with contextlib.suppress(Exception):
+        await work
 
 
 async def _answer(dialog: Dialog) -> None:
