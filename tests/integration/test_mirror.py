@@ -17,6 +17,7 @@ import httpx2
 import pytest
 from tests.integration import bases
 from tests.integration.conftest import Docker, Registry, free_port, program, running_docker, started
+from tests.integration.cri import CriError, Message, call
 
 from graftbox.image.graft import SERVER
 
@@ -140,6 +141,90 @@ def test_containerd_gets_sandboxes_under_the_images_own_names(
     containerd("images", "pull", "--hosts-dir", str(hosts.parent), snapshotter, image)
     said = containerd("run", "--rm", snapshotter, image, "one", *INSIDE)
     assert said.strip() == "from the bundle, True"
+
+
+@pytest.fixture
+def kubelet(
+    mirror: str, registry: Registry, skopeo: Callable[..., str], tmp_path: Path
+) -> Iterator[Callable[..., dict[int, Any]]]:
+    """Calls the CRI of a private containerd that knows the mirror by ``hosts.toml``, as a kubelet does."""
+    folder, pause = tmp_path / "certs.d" / "docker.io", f"{registry.address}/pause:1"
+    folder.mkdir(parents=True)
+    (folder / "hosts.toml").write_text(f'[host."http://{mirror}"]\ncapabilities = ["pull", "resolve"]\n')
+    # What holds a pod's namespaces: any image whose program waits.
+    skopeo("copy", "--quiet", bases.reference("busybox"), f"oci:{tmp_path / 'pause'}:1")
+    config = [
+        program("umoci"),
+        "config",
+        "--image",
+        f"{tmp_path / 'pause'}:1",
+        "--config.entrypoint=/bin/sleep",
+    ]
+    subprocess.run([*config, "--config.cmd=100000"], check=True, capture_output=True)
+    skopeo("copy", "--quiet", "--dest-tls-verify=false", f"oci:{tmp_path / 'pause'}:1", f"docker://{pause}")
+    with tempfile.TemporaryDirectory(prefix="cri") as state:
+        endpoint, plugin = Path(state) / "socket", 'plugins."io.containerd.grpc.v1.cri"'
+        (tmp_path / "config.toml").write_text(
+            f'version = 2\nroot = "{tmp_path}/containerd"\nstate = "{state}/state"\n'
+            f'[grpc]\naddress = "{endpoint}"\n[ttrpc]\naddress = "{endpoint}.ttrpc"\n'
+            f'[{plugin}]\nsandbox_image = "{pause}"\nrestrict_oom_score_adj = true\ndisable_apparmor = true\n'
+            f'[{plugin}.containerd]\nsnapshotter = "native"\n'
+            f'[{plugin}.containerd.runtimes.runc]\nruntime_type = "io.containerd.runc.v2"\n'
+            f'[{plugin}.registry]\nconfig_path = "{folder.parent}"\n'
+        )
+
+        def ready() -> bool:
+            try:
+                return b"containerd" in call(endpoint, "RuntimeService/Version", {}, 5).values()
+            except (OSError, CriError):
+                return False
+
+        def run(method: str, message: Message) -> dict[int, Any]:
+            try:
+                return call(endpoint, method, message)
+            except CriError as error:
+                pytest.fail(
+                    f"{error}; the end of containerd's log:\n{(tmp_path / 'log').read_text()[-2000:]}"
+                )
+
+        command = [program("containerd"), "--config", str(tmp_path / "config.toml")]
+        with started(command, tmp_path / "log", ready, 30):
+            yield run
+
+
+ALIVE = """
+import socket, time
+while True:
+    link = socket.socket(socket.AF_UNIX)
+    try:
+        link.connect("/dev/shm/server")
+        break
+    except OSError:
+        time.sleep(0.05)
+link.sendall(b"GET /alive HTTP/1.0\\r\\n\\r\\n")
+print(link.recv(100).split()[1].decode())
+"""
+
+
+def test_an_unchanged_pod_becomes_a_sandbox(kubelet: Callable[..., dict[int, Any]], tmp_path: Path) -> None:
+    """The pod names ``base:1`` of Docker Hub and no command; containerd asks the mirror for it."""
+    image = {1: "docker.io/library/base:1"}  # as a kubelet spells out `image: base:1`
+    on_the_node = 2  # a network as the machine's: needs no plug-in
+    pod = {1: {1: "pod", 2: f"uid-{os.getpid()}", 3: "default"}, 3: str(tmp_path / "logs")}
+    pod[8] = {2: {1: {1: on_the_node}}}
+    kubelet("ImageService/PullImage", {1: image})
+    sandbox = kubelet("RuntimeService/RunPodSandbox", {1: pod})[1]
+    try:
+        variables = [{1: "GRAFTBOX_PORT", 2: "0"}, {1: "GRAFTBOX_SOCKET", 2: "/dev/shm/server"}]
+        asked = {1: {1: "sandbox"}, 2: image, 6: [*variables, {1: "GRAFTBOX_NO_AUTH", 2: "1"}], 15: {}}
+        made = kubelet("RuntimeService/CreateContainer", {1: sandbox, 2: asked, 3: pod})[1]
+        kubelet("RuntimeService/StartContainer", {1: made})
+        words = [INSIDE[0], "-c", ALIVE]
+        said = kubelet("RuntimeService/ExecSync", {1: made, 2: words, 3: 60})
+        assert said[1] == b"200\n", said
+    finally:
+        kubelet("RuntimeService/StopPodSandbox", {1: sandbox})
+        kubelet("RuntimeService/RemovePodSandbox", {1: sandbox})
 
 
 HTPASSWD = "jo:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
