@@ -262,8 +262,10 @@ def push(
 
     reference, store = parse(target), Store()
     wanted = archs or (machine_architecture(),)
+    # The other flavour is there for the machine's own architecture only.
+    also = () if archs or flavor == "pyinstaller" else ("amd64", "arm64")
     found = {}
-    for arch in dict.fromkeys((*wanted, *(() if archs else ("amd64", "arm64")))):
+    for arch in dict.fromkeys((*wanted, *also)):
         made = _job(components, arch, recipe, store, compression, flavor).found()
         if made is None and arch in wanted:
             made = _built(components, arch, recipe, store, compression, flavor)
