@@ -16,7 +16,7 @@ import deflate
 from graftbox.bundle import compression as forms
 from graftbox.bundle import manifest as manifests
 from graftbox.bundle.bytecode import PACKAGES, Compiler
-from graftbox.bundle.lock import Entry, Lock, LockedModule, LockedPackage, LockedWheel
+from graftbox.bundle.lock import Entry, Lock, LockedArchive, LockedModule, LockedPackage, LockedWheel
 from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.bundle.native import architecture
 from graftbox.bundle.progress import Progress, Silent
@@ -37,6 +37,7 @@ SERVER_CODE = ("__init__.py", "errors.py", "wire", "server")
 BUILDER_CODE = tuple(
     f"bundle/{name}.py"
     for name in (
+        "archive",
         "bytecode",
         "compiler_program",
         "compression",
@@ -220,7 +221,9 @@ class Job:
             facts["packages"] = [entry.sha256 for entry in self.entries(layer)]
             facts["stage"] = [self.recipe.component(name).stage for name in layer.split("+")]
             facts["below"] = [self.key(name) for name in self._below(layer)]
-            if any("native" in (stage or {}) for stage in facts["stage"]):
+            if strips := self._strips(layer):
+                facts["strips"] = strips
+            if any((stage or {}).get("native") for stage in facts["stage"]):
                 from graftbox.bundle import zig
 
                 facts["zig"] = zig.locked().version
@@ -324,7 +327,14 @@ class Job:
         compiled = {}
         if chosen.native:
             compiled = native_modules.compiled(chosen.native, paths, self.arch, self.store, sources, progress)
-        return stage.stage(chosen, packages, wheels, self.arch, below, modules, compiled)
+        strips = self._strips(layer)
+        archives = {_origin(e): (paths[e], strips[e.name]) for e in entries if isinstance(e, LockedArchive)}
+        return stage.stage(chosen, packages, wheels, self.arch, below, modules, compiled, archives)
+
+    def _strips(self, layer: str) -> dict[str, int]:
+        """How many folders are dropped from the names of each archive's files."""
+        parts = [self.recipe.component(name) for name in layer.split("+")]
+        return {archive.name: archive.strip for part in parts for archive in part.archives}
 
     def _fetched(
         self, entries: Sequence[Entry], progress: Progress, sources: Sources | None

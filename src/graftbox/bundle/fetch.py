@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import fcntl
 import os
 import threading
@@ -13,7 +14,7 @@ from typing import IO
 
 from graftbox.bundle import index, npm
 from graftbox.bundle.download import Downloader, shown
-from graftbox.bundle.lock import Entry, LockedModule, LockedPackage, LockedWheel
+from graftbox.bundle.lock import Entry, LockedArchive, LockedModule, LockedPackage, LockedWheel
 from graftbox.bundle.progress import Progress, Silent
 from graftbox.bundle.recipe import Recipe
 from graftbox.bundle.sources import Sources
@@ -38,6 +39,8 @@ def fetch(
     kept and the next call goes on from there.
     """
     missing = {entry.sha256: entry for entry in entries if not is_here(entry, store)}
+    if missing and recipe:
+        sources = dataclasses.replace(sources, archives=recipe.archive_addresses)
     if missing:
         progress = progress or Silent()
         with downloader or Downloader(sources.authorities()) as connection:
@@ -45,7 +48,7 @@ def fetch(
             progress.start(what, sum(e.size for e in missing.values()))
             gone = _fetch_all(list(missing.values()), store, sources, connection, _Counter(progress))
             if gone:
-                raise NotFoundError(_gone_message(gone, (recipe or Recipe.builtin()).lock_command))
+                raise NotFoundError(_gone_message(gone, (recipe or Recipe.builtin()).lock_command, sources))
             progress.done()
     return {entry: store.blob_path(f"sha256:{entry.sha256}") for entry in entries}
 
@@ -57,6 +60,8 @@ def is_here(entry: Entry, store: Store) -> bool:
 
 def addresses(entry: Entry, sources: Sources, downloader: Downloader) -> Iterable[str]:
     """Where this entry may be had, in the order to try."""
+    if isinstance(entry, LockedArchive):
+        return [address] if (address := sources.archives.get(entry.sha256)) else []
     if isinstance(entry, LockedModule):
         return npm.addresses(entry, sources, downloader)
     if isinstance(entry, LockedWheel):
@@ -90,11 +95,16 @@ def _fetch_all(
     return gone
 
 
-def _gone_message(gone: list[Entry], lock_command: str) -> str:
+def _gone_message(gone: list[Entry], lock_command: str, sources: Sources) -> str:
     packages = sorted({f"{e.name} {e.version}" for e in gone if isinstance(e, LockedPackage)})
     wheels = sorted({e.filename for e in gone if isinstance(e, LockedWheel)})
     modules = sorted({f"{e.name} {e.version}" for e in gone if isinstance(e, LockedModule)})
-    sentences = []
+    archives = [e for e in gone if isinstance(e, LockedArchive)]
+    sentences = [
+        f"The archive {e.name} {e.version} is not at {shown(sources.archives.get(e.sha256, 'any address'))}. "
+        "Correct the recipe, or put the file there."
+        for e in archives
+    ]
     if packages:
         sentences.append(
             f"The mirror no longer has {len(packages)} locked package{'s' * (len(packages) > 1)}: "
@@ -151,13 +161,21 @@ def _complete(
         except VerificationError:
             _empty(part, counter)
             raise
+        remedy = _remedy(entry, path)
         _empty(part, counter)
         if not resumed:
             raise VerificationError(
                 f"{entry.filename} from {shown(url)} is not what was locked: its sha256 differs; nothing was "
-                "kept. Use another mirror or index, or run `graftbox lock` if you trust the new file."
+                f"kept. {remedy}"
             )
         resumed = False  # the beginning, from an earlier run, may have been the wrong part
+
+
+def _remedy(entry: Entry, path: Path) -> str:
+    if isinstance(entry, LockedArchive):
+        found = digest_of_file(path).removeprefix("sha256:")
+        return f"The recipe says {entry.sha256}, and it is {found}: correct the recipe if you trust it."
+    return "Use another mirror or index, or run `graftbox lock` if you trust the new file."
 
 
 def _empty(part: IO[bytes], counter: _Counter) -> None:

@@ -1,4 +1,5 @@
-"""Locks: which packages a bundle is made of, from Debian, PyPI and npm, by hash and without any address.
+"""Locks: which packages a bundle is made of, from Debian, PyPI, npm and archives that the recipe names, by
+hash and without any address.
 
 A lock is JSON next to its recipe, written with sorted keys, so that it can be reviewed as a diff::
 
@@ -6,7 +7,7 @@ A lock is JSON next to its recipe, written with sorted keys, so that it can be r
      "architectures": {"amd64": {"packages": [LockedPackage…], "wheels": [LockedWheel…],
                                  "modules": [LockedModule…]}, "arm64": …}}
 
-``modules`` is there only if there are any.
+``modules`` and ``archives`` are there only if there are any.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from graftbox.bundle.recipe import ARCHITECTURES as ARCHITECTURES
 from graftbox.bundle.recipe import MODULE_NAME, Recipe
 from graftbox.errors import FormatError, NotFoundError, StorageError
 
 SCHEMA = 1
-ARCHITECTURES = ("amd64", "arm64")
 ARCHIVES = ("debian", "debian-security")
 NO_INTEGRITY = f"sha512-{'A' * 86}=="
 
@@ -85,7 +86,22 @@ class LockedModule:
         return f"{self.name.rpartition('/')[2]}-{self.version}.tgz"
 
 
-Entry = LockedPackage | LockedWheel | LockedModule
+@dataclass(frozen=True)
+class LockedArchive:
+    """One archive, whose address is in the recipe."""
+
+    name: str
+    version: str
+    size: int
+    sha256: str
+    components: tuple[str, ...]
+
+    @property
+    def filename(self) -> str:
+        return f"{self.name}-{self.version}"
+
+
+Entry = LockedPackage | LockedWheel | LockedModule | LockedArchive
 
 
 @dataclass(frozen=True)
@@ -95,6 +111,7 @@ class LockedArchitecture:
     packages: tuple[LockedPackage, ...] = ()
     wheels: tuple[LockedWheel, ...] = ()
     modules: tuple[LockedModule, ...] = ()
+    archives: tuple[LockedArchive, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +158,7 @@ class Lock:
                     "packages": _documents(locked.packages),
                     "wheels": _documents(locked.wheels),
                     **({"modules": _documents(locked.modules)} if locked.modules else {}),
+                    **({"archives": _documents(locked.archives)} if locked.archives else {}),
                 }
                 for name, locked in self.architectures.items()
             },
@@ -178,7 +196,7 @@ class Lock:
     def entries(self, arch: str, components: Collection[str] | None = None) -> list[Entry]:
         """Packages, wheels, npm packages that these components (all of them by default) consist of."""
         locked = self.architecture(arch)
-        entries: list[Entry] = [*locked.packages, *locked.wheels, *locked.modules]
+        entries: list[Entry] = [*locked.packages, *locked.wheels, *locked.modules, *locked.archives]
         return [e for e in entries if components is None or set(components) & set(e.components)]
 
 
@@ -204,6 +222,7 @@ def parse(data: bytes, where: str) -> Lock:
                     packages=tuple(_entry(LockedPackage, facts) for facts in locked["packages"]),
                     wheels=tuple(_entry(LockedWheel, facts) for facts in locked["wheels"]),
                     modules=tuple(_entry(LockedModule, facts) for facts in locked.get("modules", ())),
+                    archives=tuple(_entry(LockedArchive, facts) for facts in locked.get("archives", ())),
                 )
                 for name, locked in document["architectures"].items()
             },
@@ -222,7 +241,7 @@ def _string(facts: Mapping[str, Any], key: str) -> str:
     return value
 
 
-EntryT = TypeVar("EntryT", LockedPackage, LockedWheel, LockedModule)
+EntryT = TypeVar("EntryT", LockedPackage, LockedWheel, LockedModule, LockedArchive)
 
 
 def _entry(kind: type[EntryT], facts: Mapping[str, Any]) -> EntryT:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftbox.bundle import fetch, npm, requirements, resolve, suites
+from graftbox.bundle import archive, fetch, npm, requirements, resolve, suites
 from graftbox.bundle.debian import BinaryPackage, Catalog, Group, Relation, version_key
-from graftbox.bundle.download import Downloader
+from graftbox.bundle.download import Downloader, shown
 from graftbox.bundle.lock import (
     ARCHITECTURES,
     Entry,
     Lock,
     LockedArchitecture,
+    LockedArchive,
     LockedModule,
     LockedPackage,
     LockedWheel,
@@ -23,7 +25,7 @@ from graftbox.bundle.lock import (
 from graftbox.bundle.progress import Progress, Silent
 from graftbox.bundle.recipe import Recipe
 from graftbox.bundle.sources import Sources
-from graftbox.errors import NotFoundError
+from graftbox.errors import NotFoundError, VerificationError
 from graftbox.store import Store
 
 
@@ -90,7 +92,8 @@ def _architecture(
     if old is None or before is None:
         packages = _packages(recipe, catalog, {})
         wheels = _wheels(recipe, arch, packages, (), workshop, downloader)
-        return LockedArchitecture(packages, wheels, _modules(recipe, arch, (), registry))
+        modules = _modules(recipe, arch, (), registry)
+        return LockedArchitecture(packages, wheels, modules, _archives(recipe, arch, workshop, downloader))
     kept = _kept(before, workshop, downloader)
     packages = _packages(recipe, catalog, kept.packages)
     wheels, modules = before.wheels, before.modules
@@ -99,7 +102,7 @@ def _architecture(
         wheels = _wheels(recipe, arch, packages, kept.wheels, workshop, downloader)
     if changed or len(kept.modules) < len(modules):
         modules = _modules(recipe, arch, kept.modules, registry)
-    return LockedArchitecture(packages, wheels, modules)
+    return LockedArchitecture(packages, wheels, modules, _archives(recipe, arch, workshop, downloader))
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def _kept(before: LockedArchitecture, workshop: Workshop, downloader: Downloader
         except NotFoundError:
             return False
 
+    # Archives are where the recipe says, or nowhere.
     entries: list[Entry] = [*before.packages, *before.wheels, *before.modules]
     with concurrent.futures.ThreadPoolExecutor(fetch.WORKERS) as pool:
         present = dict(zip(entries, pool.map(there, entries), strict=True))
@@ -225,6 +229,43 @@ def _modules(
         if not keep:
             raise
         return registry.resolve(wanted, arch)
+
+
+def _archives(
+    recipe: Recipe, arch: str, workshop: Workshop, downloader: Downloader
+) -> tuple[LockedArchive, ...]:
+    """The archives that the recipe names for this architecture; each is in the store afterwards."""
+    members: dict[tuple[str, str, str], set[str]] = {}
+    for name, part in recipe.components.items():
+        for one in part.archives:
+            if origin := one.origin(arch):
+                members.setdefault((one.name, one.version, origin.sha256), set()).add(name)
+    addresses = recipe.archive_addresses
+    return tuple(
+        LockedArchive(
+            name,
+            version,
+            _size(addresses[sha256], sha256, workshop.store, downloader),
+            sha256,
+            tuple(sorted(components)),
+        )
+        for (name, version, sha256), components in sorted(members.items())
+    )
+
+
+def _size(address: str, sha256: str, store: Store, downloader: Downloader) -> int:
+    """How large an archive is; one that is not in the store yet is fetched."""
+    path = store.blob_path(f"sha256:{sha256}")
+    if path.is_file():
+        return path.stat().st_size
+    data = downloader.read(address, limit=archive.LARGEST).data
+    if (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise VerificationError(
+            f"{shown(address)} is not what the recipe promises: its sha256 is {found}, not {sha256}. Nothing "
+            "was kept; correct the recipe if you trust the file."
+        )
+    store.put(data)
+    return len(data)
 
 
 @dataclass(frozen=True)

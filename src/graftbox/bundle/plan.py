@@ -9,6 +9,7 @@ for Node's name of it; destinations are below /openhands::
     wheels        "lib/python3.13/dist-packages"             # where wheels are unpacked
     [[from-wheel.NAME]]  from = ""  to = "…"                 # what goes where of that wheel, instead of all
     [[from-npm]]  from = "code-server"  to = "…"             # of npm packages, by the places in the lock
+    [[from-archive]]  from = "openvscode-server"  to = "…"   # of archives, by the recipe's name for them
     [native]      …                                          # what is compiled: see `native_modules`
     folders       ["workspace"]
     [links]       "bin/oh-rg" = "../libexec/rg"
@@ -36,6 +37,7 @@ KEYS = {
     "wheels",
     "from-wheel",
     "from-npm",
+    "from-archive",
     "native",
     "files",
     "folders",
@@ -89,6 +91,7 @@ class Plan:
     wheels: str = ""
     wheel_takes: Mapping[str, tuple[Take, ...]] = field(default_factory=dict)
     npm_takes: tuple[Take, ...] = ()
+    archive_takes: tuple[Take, ...] = ()
     native: NativePlan | None = None
     folders: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
@@ -111,6 +114,10 @@ class Plan:
     def npm_targets(self, name: str) -> list[str]:
         """Where a file of an npm package goes, ``name`` beginning with its place in the lock."""
         return [target for take in self.npm_takes if (target := take.target(name))]
+
+    def archive_targets(self, name: str) -> list[str]:
+        """Where a file of an archive goes, ``name`` beginning with the archive's."""
+        return [target for take in self.archive_takes if (target := take.target(name))]
 
     def is_library(self, name: str) -> bool:
         rest = name.removeprefix(self.library_folder)
@@ -168,7 +175,8 @@ def parse(table: Mapping[str, Any], arch: str) -> Plan:
         certificates=take(table["certificates"]) if "certificates" in table else None,
         wheels=table.get("wheels", ""),
         npm_takes=tuple(map(take, table.get("from-npm", ()))),
-        native=native_modules.parse(table["native"]) if "native" in table else None,
+        archive_takes=tuple(map(take, table.get("from-archive", ()))),
+        native=native_modules.parse(table["native"]) if table.get("native") else None,
         wheel_takes={name: tuple(map(take, rows)) for name, rows in table.get("from-wheel", {}).items()},
         folders=tuple(table.get("folders", ())),
         links={path.replace("{cpu}", rules.CPUS[arch]): to for path, to in table.get("links", {}).items()},

@@ -21,9 +21,13 @@
     version = "4"                                              # folders of it dictate, less what is cut
     trees = ["lib/vscode"]
     without = ["kerberos"]
+    [[component.core.archive]]                                 # a tarball or zip file: see `archive`
     [component.core.stage]                                     # free-form; read by the builder
 
 The first component is the base of the others: every bundle has it, and they hold nothing that it holds.
+
+A recipe that begins with ``extends = "openhands"`` is the built-in one of that name with changes: each key
+that it has below ``[component.NAME]`` and ``[component.NAME.stage]`` takes the place of the same one there.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graftbox.bundle.archive import Archive, Origin, is_digest
 from graftbox.errors import NotFoundError, UsageError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -45,6 +50,7 @@ BUILTIN = "openhands"
 MODULE_NAME = r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?[a-z0-9~-][a-z0-9._~-]*"
 """How npm packages are called, with or without a scope."""
 DEFAULT = "default"
+ARCHITECTURES = ("amd64", "arm64")
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class Component:
     stage: Mapping[str, Any] | None = None
     npm: tuple[NpmPackage, ...] = ()
     optional: bool = False
+    archives: tuple[Archive, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,7 @@ class Recipe:
                     *map(sorted, (part.packages, part.without, part.wheels)),
                     *([sorted(part.without_wheels)] if part.without_wheels else []),
                     *([dataclasses.asdict(package) for package in part.npm]),
+                    *(_resolved(archive) for archive in part.archives),
                 ]
                 for name, part in self.components.items()
             },
@@ -161,6 +169,16 @@ class Recipe:
         wanted |= {self.base, *(self.defaults if DEFAULT in wanted else ())}
         return tuple(name for name in self.components if name in wanted)
 
+    @property
+    def archive_addresses(self) -> dict[str, str]:
+        """Where the archives of all components are from, by SHA-256."""
+        return {
+            origin.sha256: origin.address
+            for part in self.components.values()
+            for archive in part.archives
+            for _arch, origin in archive.origins
+        }
+
     def component(self, name: str) -> Component:
         """The component of that name, or `NotFoundError` with those that exist."""
         try:
@@ -175,10 +193,13 @@ class Recipe:
 
 def parse(data: bytes, path: Path) -> Recipe:
     """A recipe from the bytes of its file; every mistake is a `UsageError` naming file and key."""
-    try:
-        document = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a TOML file: {error}.") from error
+    document, folder = _document(data, path), path.parent
+    if (name := document.pop("extends", None)) is not None:
+        if not isinstance(name, str) or not (RECIPES / f"{name}.toml").is_file():
+            raise UsageError(f"{path}: extends must be the name of a built-in recipe, such as {BUILTIN!r}.")
+        below = (RECIPES / f"{name}.toml").read_bytes()
+        document, folder = _extended(_document(below, path), document), RECIPES
+        data = below + data
     top = _Table(path, "", document)
     top.only("debian", "python", "component")
     debian = top.table("debian")
@@ -199,17 +220,41 @@ def parse(data: bytes, path: Path) -> Recipe:
         digest="sha256:" + hashlib.sha256(data).hexdigest(),
         suites=suites,
         sections=debian.strings("sections", ("main",)),
-        keyring=path.parent / debian.string("keyring", "debian-archive-keyring.gpg"),
+        keyring=folder / debian.string("keyring", "debian-archive-keyring.gpg"),
         python=version or None,
         components=components,
     )
+
+
+def _document(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}.") from error
+
+
+def _extended(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """The recipe ``below`` with what ``above`` has in its place, key by key."""
+    found = {**below, **{key: value for key, value in above.items() if key != "component"}}
+    components = found["component"] = dict(below["component"])
+    for name, table in above.get("component", {}).items():
+        before = components.get(name, {})
+        stage = {**before.get("stage", {}), **table.get("stage", {})}
+        components[name] = {**before, **table, **({"stage": stage} if stage else {})}
+    return found
+
+
+def _resolved(archive: Archive) -> dict[str, Any]:
+    """What of an archive decides what is locked: not where it is from."""
+    digests = {arch: origin.sha256 for arch, origin in archive.origins}
+    return {"archive": archive.name, "version": archive.version, "sha256": digests}
 
 
 def _components(table: _Table) -> dict[str, Component]:
     components = {}
     for name in table.values:
         part = table.table(name)
-        part.only("packages", "without", "wheels", "without-wheels", "npm", "optional", "stage")
+        part.only("packages", "without", "wheels", "without-wheels", "npm", "archive", "optional", "stage")
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or name == DEFAULT:
             raise table.wrong(name, f"named with lower-case letters, digits and dashes, and not {DEFAULT!r}")
         components[name] = Component(
@@ -221,10 +266,38 @@ def _components(table: _Table) -> dict[str, Component]:
             npm=tuple(map(_npm_package, part.tables("npm"))),
             stage=part.table("stage").values,
             optional=part.boolean("optional"),
+            archives=tuple(map(_archive, part.tables("archive"))),
         )
     if not components:
         raise table.wrong("", "at least one table [component.NAME]")
     return components
+
+
+def _archive(table: _Table) -> Archive:
+    table.only("name", "version", "strip", *ARCHITECTURES)
+    name, version, strip = table.string("name", ""), table.string("version", ""), table.values.get("strip", 0)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+_-]*", name):
+        raise table.wrong("name", "a name of lower-case letters, digits and .+_-")
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z.+~_-]*", version):
+        raise table.wrong("version", "the archive's version")
+    if type(strip) is not int or not 0 <= strip < 10:
+        raise table.wrong("strip", "the number of leading folders to drop")
+    origins = []
+    for arch in ARCHITECTURES:
+        if arch in table.values:
+            row = table.table(arch)
+            row.only("from", "sha256")
+            address, sha256 = row.string("from", ""), row.string("sha256", "")
+            if not address:
+                raise row.wrong("from", "an address or the path of a file")
+            if not is_digest(sha256):
+                raise row.wrong("sha256", "64 lower-case hex digits")
+            if "://" not in address and not address.startswith("file:"):
+                address = str(table.path.absolute().parent / address)
+            origins.append((arch, Origin(address, sha256)))
+    if not origins:
+        raise table.wrong("", f"given where it is from, for {' or '.join(ARCHITECTURES)}")
+    return Archive(name, version, strip, tuple(origins))
 
 
 def _npm_package(table: _Table) -> NpmPackage:

@@ -26,6 +26,8 @@ def relocate(content: Content, arch: str) -> None:
 def with_our_shebang(script: bytes) -> bytes:
     """The script, started by the bundle's interpreter if it has that; `verify` finds the others."""
     line, end, rest = script.partition(b"\n")
+    if (named := line[2:].strip()) in rules.NAMED_SHEBANGS:
+        return b"#!" + rules.NAMED_SHEBANGS[named] + end + rest
     interpreter, _, argument = line[2:].strip().partition(b" ")
     ours = rules.SHEBANGS.get(interpreter, interpreter)
     return b"#!" + ours + (b" " + argument if argument else b"") + end + rest

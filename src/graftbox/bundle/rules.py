@@ -21,6 +21,11 @@ SHEBANGS = {
     b"/bin/bash": b"/openhands/libexec/bash",
     b"/usr/bin/python3.13": b"/openhands/libexec/python3.13",
 }
+NAMED_SHEBANGS = {
+    b"/usr/bin/env sh": b"/openhands/libexec/dash",
+    b"/usr/bin/env bash": b"/openhands/libexec/bash",
+    b"/usr/bin/env node": b"/openhands/libexec/node",
+}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from graftbox.bundle.compression import opened
 from graftbox.bundle.index import normalized
-from graftbox.bundle.lock import Entry, Lock, LockedModule, LockedPackage
+from graftbox.bundle.lock import Entry, Lock, LockedArchive, LockedModule, LockedPackage
 from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.errors import NotFoundError
 from graftbox.store import Store, storage_errors
@@ -96,6 +96,11 @@ def _component(entry: Entry, arch: str, suite: str, licences: Licences) -> dict[
     elif isinstance(entry, LockedModule):
         purl = f"pkg:npm/{quote(entry.name)}@{quote(entry.version, safe='')}"
         key, facts = f"npm:{entry.name}@{entry.version}", {"graftbox:integrity": entry.integrity}
+    elif isinstance(entry, LockedArchive):
+        purl = (
+            f"pkg:generic/{quote(entry.name)}@{quote(entry.version, safe='')}?checksum=sha256:{entry.sha256}"
+        )
+        key, facts = f"archive:{entry.name}", {}
     else:
         purl = f"pkg:pypi/{normalized(entry.name)}@{quote(entry.version, safe='')}"
         key, facts = f"pypi:{normalized(entry.name)}", {}

@@ -41,6 +41,8 @@ class Sources:
     given: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     apt_root: Path = Path("/etc/apt")
+    archives: Mapping[str, str] = field(default_factory=dict)
+    """Of the recipe that is worked on: where its archives are from, by their SHA-256."""
 
     @classmethod
     def find(cls, environ: Mapping[str, str] | None = None, **options: str | None) -> Sources:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from graftbox.bundle import deb, elf, libraries, tgz, whl
+from graftbox.bundle import archive, deb, elf, libraries, tgz, whl
 from graftbox.bundle.content import Content, File, Folder, Link, Node, files
 from graftbox.bundle.plan import Plan, Take
 from graftbox.errors import UsageError
@@ -24,10 +24,12 @@ def stage(
     below: Mapping[str, Node] | None = None,
     modules: Mapping[str, tuple[Path, Sequence[str]]] | None = None,
     compiled: Mapping[str, File] | None = None,
+    archives: Mapping[str, tuple[Path, int]] | None = None,
 ) -> Content:
     """The unrelocated content made of ``packages`` (.deb files) and ``wheels``, both by "name version".
 
-    ``modules`` are npm packages, each with the places that it goes to; ``compiled`` are files at such places.
+    ``modules`` are npm packages, each with the places that it goes to; ``compiled`` are files at such places;
+    ``archives`` are those by "name version", each with the number of folders to drop.
     What ``below``, the content of the layers that it lies on, holds already is not part of it.
     """
     below = below or {}
@@ -38,7 +40,8 @@ def stage(
     for members_of_one in members:
         _add_taken(content, plan.takes, members_of_one.items())
     _add_taken(content, plan.npm_takes, _module_files(plan, modules or {}, compiled or {}))
-    takes = [*plan.takes, *plan.npm_takes]
+    _add_taken(content, plan.archive_takes, _archive_files(plan, archives or {}))
+    takes = [*plan.takes, *plan.npm_takes, *plan.archive_takes]
     for origin, wheel in wheels.items():
         takes += _add_wheel(content, plan, origin, wheel)
     if missing := [take.source for take in takes if not _taken(take, content)]:
@@ -96,6 +99,18 @@ def _module_files(
         for name, file in tgz.nodes(path, origin, wanted):
             yield from ((f"{place}/{name}", file) for place in places)
     yield from compiled.items()
+
+
+def _archive_files(plan: Plan, archives: Mapping[str, tuple[Path, int]]) -> Iterator[tuple[str, Node]]:
+    """The files of archives that the plan takes, by the archive's name and theirs."""
+    for origin, (path, strip) in archives.items():
+        top = origin.partition(" ")[0]
+
+        def wanted(name: str, top: str = top) -> bool:
+            return bool(plan.archive_targets(f"{top}/{name}"))
+
+        for name, node in archive.nodes(path, origin, strip, wanted):
+            yield f"{top}/{name}", node
 
 
 def _upper(content: Content, below: Mapping[str, Node]) -> Content:
