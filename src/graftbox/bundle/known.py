@@ -2,7 +2,7 @@
 
 Understanding them, and deriving each layer's key from them, takes a sixth of a second, and each graft and
 sandbox asks. An answer is kept under a hash of all that it depends on: the bytes of recipes, locks and our
-own code, and the question. It names a file; a damaged answer, or a file that is gone, is as good as none.
+own code, and the question. It is the name of the bundle's manifest, whether or not that has been built.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ PACKAGE = Path(__file__).parent.parent
 READ = ("__init__.py", "bundle", "errors.py", "server", "store.py", "wire")
 """What of our own package decides which bundle it is."""
 FOLDER = "answers"
+_ANSWER = re.compile(r"bundles/[a-z0-9]+/[0-9a-f]{64}\.json")
 
 
 def current(
@@ -37,17 +39,17 @@ def current(
     """What `build.current` returns for the built-in recipe and its lock."""
     store = store or Store()
     answer = store.root / FOLDER / _question(arch, components, compression, flavor)
-    if found := _read(answer, store):
-        return found
-    from graftbox.bundle import build
+    path = _read(answer)
+    if path is None:
+        from graftbox.bundle import build
 
-    job = build.job_class(flavor).of(None, arch, components, store, None, compression)
-    found = job.found()
-    if found is not None:
-        # A cache that cannot be written to, or is full, answers all the same.
+        job = build.job_class(flavor).of(None, arch, components, store, None, compression)
+        path = job.path.relative_to(store.root).as_posix()
+        # A cache that is not there, full or not ours to write to answers all the same.
         with contextlib.suppress(OSError, StorageError):
-            _write(answer, job.path, store)
-    return found
+            if store.root.is_dir():
+                _write(answer, path, store)
+    return _found(store.root / path, store)
 
 
 def _question(arch: str, components: Sequence[str] | None, compression: str, flavor: str) -> str:
@@ -77,18 +79,26 @@ def _files() -> Iterator[Path]:
         yield from Path(locks).glob("*.lock.json")
 
 
-def _read(answer: Path, store: Store) -> BundleManifest | None:
-    with contextlib.suppress(OSError, ValueError, FormatError):
-        path = store.root / answer.read_text()
-        found = manifests.parse(path.read_bytes(), str(path))
-        if all(store.has(layer.digest, layer.compressed_size) for layer in found.layers):
-            return found
+def _read(answer: Path) -> str | None:
+    """A path below the cache's root; None if nobody has asked, or the answer is damaged."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path if _ANSWER.fullmatch(path := answer.read_text()) else None
     return None
 
 
-def _write(answer: Path, path: Path, store: Store) -> None:
+def _found(path: Path, store: Store) -> BundleManifest | None:
+    """The manifest, if it and all its layers are there; what is damaged is made again."""
+    with contextlib.suppress(FileNotFoundError, FormatError):
+        found = manifests.parse(path.read_bytes(), str(path))
+        return (
+            found if all(store.has(layer.digest, layer.compressed_size) for layer in found.layers) else None
+        )
+    return None
+
+
+def _write(answer: Path, path: str, store: Store) -> None:
     store.folder(FOLDER)
     with store.temporary_file() as (stream, temporary):
-        stream.write(str(path.relative_to(store.root)).encode())
+        stream.write(path.encode())
         stream.close()
         temporary.replace(answer)

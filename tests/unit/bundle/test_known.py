@@ -47,6 +47,16 @@ def test_an_empty_cache_knows_no_bundle_and_stays_empty(store: Store) -> None:
     assert not store.root.exists()
 
 
+def test_that_a_bundle_is_not_built_is_told_without_recipe_and_lock_until_it_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.folder()
+    assert asked(store) is None
+    made = built(store)
+    monkeypatch.setattr(build, "job_class", None)
+    assert asked(store) == made
+
+
 def test_the_same_question_is_answered_without_recipe_and_lock(
     store: Store, answered: BundleManifest
 ) -> None:
@@ -86,12 +96,12 @@ def test_changed_code_of_the_server_is_read(
         asked(store)
 
 
-@pytest.mark.parametrize("damage", ["", "../x", "no such file", "\0", "bundles"])
-def test_a_damaged_answer_is_none(damage: str, store: Store) -> None:
+@pytest.mark.parametrize("damage", [b"", b"../x", b"\0", b"\xff", b"bundles/amd64/x.json"])
+def test_a_damaged_answer_is_none(damage: bytes, store: Store) -> None:
     made = built(store)
     assert asked(store) == made
     for answer in (store.root / known.FOLDER).iterdir():
-        answer.write_text(damage)
+        answer.write_bytes(damage)
     assert asked(store) == made
 
 
