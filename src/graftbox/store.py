@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from graftbox.errors import FormatError, StorageError, VerificationError
+from graftbox.errors import FormatError, StorageError, UsageError, VerificationError
 
 CHUNK = 1 << 20
 WEEK = 7 * 24 * 60 * 60.0
@@ -52,6 +52,17 @@ def storage_errors(path: Path) -> Iterator[None]:
                 f"Cannot write below {path}: {error.strerror}. Set GRAFTBOX_CACHE to a folder that you own."
             ) from error
         raise
+
+
+def file_place(path: Path) -> Path:
+    """Where a file that is made beside ``path`` and then takes its name goes: behind symbolic links.
+
+    Raises `UsageError` for what is no file, such as a folder or a device, whose place nothing may take.
+    """
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if os.path.lexists(place) and not place.is_file():
+        raise UsageError(f"{path} is there and is no ordinary file; name another one.")
+    return place
 
 
 def digest_of(data: bytes) -> str:

@@ -125,6 +125,31 @@ def test_a_detached_sandbox_is_found_stopped_and_removed_by_name(
     assert listed(name) is None
 
 
+def test_a_stopped_sandbox_starts_again_with_its_files_and_its_key(
+    engine: str, detached: Callable[..., dict[str, str]]
+) -> None:
+    first = detached("--env", "GREETING=hello", "--workdir", "/root")
+    with Client(first["url"], first["key"]) as client:
+        client.run("echo kept > /root/note")
+    assert json.loads(graftbox("start", "--json", first["name"]).stdout) == first  # it runs
+    graftbox("stop", first["name"])
+    again = json.loads(graftbox("start", "--json", first["name"]).stdout)
+    assert again | {"url": ""} == first | {"url": ""}
+    assert listed(first["name"]) == {**again, "status": "running"}
+    with Client(again["url"], again["key"]) as client:
+        assert client.run("echo $GREETING $PWD $(cat note)").output == "hello /root kept"
+
+
+def test_one_without_network_starts_again_at_its_socket(
+    engine: str, detached: Callable[..., dict[str, str]]
+) -> None:
+    first = detached("--network", "none")
+    graftbox("stop", first["name"])
+    assert json.loads(graftbox("start", "--json", first["name"]).stdout) == first
+    with Client(first["url"], first["key"]) as client:
+        assert client.run("echo back").output == "back"
+
+
 def test_a_name_is_given_once(detached: Callable[..., dict[str, str]]) -> None:
     name = f"twice-{os.getpid()}"
     detached("--name", name)

@@ -28,6 +28,7 @@ COMMANDS = {
     "rm": "graftbox.cli.sandboxes:rm",
     "run": "graftbox.cli.run:run",
     "sbom": "graftbox.cli.bundle:sbom",
+    "start": "graftbox.cli.sandboxes:start",
     "stop": "graftbox.cli.sandboxes:stop",
     "tags": "graftbox.cli.tags:tags",
     "verify": "graftbox.cli.verify:verify",

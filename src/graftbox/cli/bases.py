@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from graftbox.store import Store
 
 if TYPE_CHECKING:
     from graftbox.image.reference import Reference
+    from graftbox.image.transports import Access
     from graftbox.sandbox.engines import Engine
     from graftbox.sandbox.engines.docker import DockerEngine
 
@@ -37,6 +39,7 @@ def prepare(
     tree: Path | None,
     store: Store,
     flavor: str = "tree",
+    access: Access | None = None,
 ) -> Ready:
     """Makes the base runnable by ``engine``, with the bundle mounted (``mount``) or inside (``graft``)."""
     from graftbox.image.reference import parse
@@ -44,14 +47,17 @@ def prepare(
 
     reference = parse(base)
     if deliver == "mount":
-        folder = tree or bundle_tree(components, store, flavor)
+        # The image first: a wrong name is noticed before a bundle is built.
+        found: EngineImage | UnpackedImage
         if isinstance(engine, DockerEngine):
-            return Ready(EngineImage(_in_engine(engine, reference, store)), folder, str(reference))
-        return Ready(unpacked(reference, store), folder, str(reference))
+            found = EngineImage(_in_engine(engine, reference, store, access))
+        else:
+            found = unpacked(reference, store, access)
+        return Ready(found, tree or bundle_tree(components, store, flavor), str(reference))
     if isinstance(engine, DockerEngine):
-        name = _grafted_in_engine(engine, reference, components, store, flavor)
+        name = _grafted_in_engine(engine, reference, components, store, flavor, access)
         return Ready(EngineImage(name), None, name)
-    return Ready(_grafted_unpacked(reference, components, store, flavor), None, str(reference))
+    return Ready(_grafted_unpacked(reference, components, store, flavor, access), None, str(reference))
 
 
 def bundle_tree(components: Sequence[str], store: Store, flavor: str = "tree") -> Path:
@@ -70,15 +76,15 @@ def bundle_tree(components: Sequence[str], store: Store, flavor: str = "tree") -
     return trees.unpacked(manifest, store)
 
 
-def unpacked(reference: Reference, store: Store) -> UnpackedImage:
+def unpacked(reference: Reference, store: Store, access: Access | None = None) -> UnpackedImage:
     """The base's files in a folder, for the embedded engine."""
     from graftbox.image import unpack
 
-    found = unpack.unpacked(reference, store)
+    found = unpack.unpacked(reference, store, access)
     return UnpackedImage(found.rootfs, found.config.raw)
 
 
-def _in_engine(engine: DockerEngine, reference: Reference, store: Store) -> str:
+def _in_engine(engine: DockerEngine, reference: Reference, store: Store, access: Access | None = None) -> str:
     """The base's name in the engine, pulled by it or loaded into it where it lacks it."""
     from graftbox.image.reference import Transport
     from graftbox.image.transports import is_loopback
@@ -94,7 +100,7 @@ def _in_engine(engine: DockerEngine, reference: Reference, store: Store) -> str:
             note(f"{engine.name} pulls {name}")
             engine.pull(name)
             return name
-    return _loaded(engine, reference, store)
+    return _loaded(engine, reference, store, access)
 
 
 def _host(engine: DockerEngine) -> str:
@@ -102,7 +108,7 @@ def _host(engine: DockerEngine) -> str:
     return "localhost/" if engine.name == "podman" else ""
 
 
-def _loaded(engine: DockerEngine, reference: Reference, store: Store) -> str:
+def _loaded(engine: DockerEngine, reference: Reference, store: Store, access: Access | None) -> str:
     """The name under which an image from elsewhere was loaded, unchanged, into the engine."""
     from graftbox.image.blob import Blob
     from graftbox.image.graft import scratch
@@ -117,7 +123,7 @@ def _loaded(engine: DockerEngine, reference: Reference, store: Store) -> str:
         if reference.transport is Transport.SCRATCH:
             image = scratch(arch)
         else:
-            source = open_source(reference, store)
+            source = open_source(reference, store, access)
             image = select(source, arch, str(reference))
         name = f"{_host(engine)}graftbox-base:{image.manifest.config.digest.removeprefix('sha256:')[:24]}"
         if engine.has_image(name):
@@ -167,7 +173,12 @@ def _send(engine: DockerEngine, plan: object, name: str, store: Store) -> None:
 
 
 def _grafted_in_engine(
-    engine: DockerEngine, reference: Reference, components: Sequence[str], store: Store, flavor: str
+    engine: DockerEngine,
+    reference: Reference,
+    components: Sequence[str],
+    store: Store,
+    flavor: str,
+    access: Access | None,
 ) -> str:
     """The name of a runtime image made in the engine."""
     from graftbox.cli.graft import bundles
@@ -187,7 +198,7 @@ def _grafted_in_engine(
             parse(f"docker-daemon:{name}"),
             bundles(components, None, store, flavor=flavor),
             store,
-            access=Access(docker_host=engine.host),
+            access=dataclasses.replace(access or Access(), docker_host=engine.host),
         )
         return name
     with tempfile.TemporaryDirectory(dir=store.folder("tmp")) as folder:
@@ -197,13 +208,14 @@ def _grafted_in_engine(
             parse(f"docker-archive:{archive}:{name}"),
             bundles(components, None, store, flavor=flavor),
             store,
+            access=access,
         )
         engine.load(Path(archive), name)
     return name
 
 
 def _grafted_unpacked(
-    reference: Reference, components: Sequence[str], store: Store, flavor: str
+    reference: Reference, components: Sequence[str], store: Store, flavor: str, access: Access | None
 ) -> UnpackedImage:
     """A runtime image's files: grafted into a layout for a moment, then unpacked."""
     from graftbox.cli.graft import bundles
@@ -212,5 +224,5 @@ def _grafted_unpacked(
 
     with tempfile.TemporaryDirectory(dir=store.folder("tmp")) as folder:
         target = parse(f"oci:{folder}/image:run")
-        graft_image(reference, target, bundles(components, None, store, flavor=flavor), store)
+        graft_image(reference, target, bundles(components, None, store, flavor=flavor), store, access=access)
         return unpacked(target, store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 import time
@@ -146,10 +147,13 @@ def into_docker(listed: str, repository: str, choice: Choice, store: Store, acce
 @contextlib.contextmanager
 def _opened(listed: str) -> Iterator[IO[str]]:
     if listed == "-":
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")
         yield sys.stdin
         return
     try:
-        with Path(listed).open(encoding="utf-8") as stream:
+        # What is no text is a base that fails, like any other wrong line.
+        with Path(listed).open(encoding="utf-8", errors="replace") as stream:
             yield stream
     except OSError as error:
         if error.filename != listed:

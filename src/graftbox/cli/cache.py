@@ -8,6 +8,7 @@ import time
 
 import click
 
+from graftbox.cli.options import Amount
 from graftbox.cli.status import say
 
 DAY = 24 * 60 * 60
@@ -41,7 +42,7 @@ def show(as_json: bool) -> None:
 @click.option(
     "--unused-for",
     "days",
-    type=click.FloatRange(min=0),
+    type=Amount(),
     default=30,
     metavar="DAYS",
     help="Days without use [30].",

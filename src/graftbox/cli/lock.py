@@ -56,10 +56,10 @@ def lock(
     from graftbox.bundle.recipe import Recipe
     from graftbox.bundle.sources import Sources
     from graftbox.cli.status import Status
-    from graftbox.store import Store
+    from graftbox.store import Store, file_place
 
     parsed = Recipe.find(recipe)
-    target = output or Lock.place(parsed)
+    target = file_place(output) if output else Lock.place(parsed)
     if check:
         _check(parsed, Lock.read(target), target, recipe)
         return
@@ -84,7 +84,7 @@ def lock(
     if update_missing and old and not found and new.recipe == old.recipe:
         new = old  # dates of suites alone are no reason to touch it
     new.write(target)
-    _report(target, [str(change) for change in found] if old else [], new, as_json)
+    _report(target, [str(change) for change in found] if old else [], new, as_json, known=old is not None)
 
 
 def _check(parsed: Recipe, current: Lock, target: Path, recipe: str) -> None:
@@ -95,7 +95,7 @@ def _check(parsed: Recipe, current: Lock, target: Path, recipe: str) -> None:
     click.echo(f"{target} fits its recipe.")
 
 
-def _report(target: Path, changes: list[str], new: Lock, as_json: bool) -> None:
+def _report(target: Path, changes: list[str], new: Lock, as_json: bool, *, known: bool) -> None:
     counts = {
         arch: {
             "packages": len(locked.packages),
@@ -114,4 +114,5 @@ def _report(target: Path, changes: list[str], new: Lock, as_json: bool) -> None:
         f"{arch}: {', '.join(f'{number} {kind}' for kind, number in one.items())}"
         for arch, one in counts.items()
     )
-    click.echo(f"{target} ({summary}): {len(changes) or 'no'} change{'s' * (len(changes) != 1)}")
+    what = f"{len(changes) or 'no'} change{'s' * (len(changes) != 1)}" if known else "new"
+    click.echo(f"{target} ({summary}): {what}")

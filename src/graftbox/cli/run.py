@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graftbox.cli.options import component_option, flavor_option
+from graftbox.cli.options import Amount, component_option, flavor_option
+from graftbox.cli.registries import registry_options
 from graftbox.store import Store
 
 if TYPE_CHECKING:
+    from graftbox.image.transports import Access
     from graftbox.sandbox.engines import Engine
     from graftbox.sandbox.spec import Sandbox, SandboxSpec
 
@@ -65,13 +67,14 @@ if TYPE_CHECKING:
     is_flag=True,
     help="--read-only --tmpfs /tmp --network none --cap-drop ALL --security-opt no-new-privileges",
 )
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for CMD; no limit otherwise.")
-@click.option("--start-timeout", type=click.FloatRange(min=0), default=60, help="Seconds until alive [60].")
+@click.option("--timeout", type=Amount(), help="Seconds to wait for CMD; no limit otherwise.")
+@click.option("--start-timeout", type=Amount(), default=60, help="Seconds until alive [60].")
 @click.option(
     "--tree",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
     help="A folder with an unpacked bundle instead of the built one.",
 )
+@registry_options
 def run(
     base: str,
     command: tuple[str, ...],
@@ -84,6 +87,7 @@ def run(
     timeout: float | None,
     start_timeout: float,
     tree: Path | None,
+    access: Access,
     **options: Any,
 ) -> None:
     """Start a sandbox from the image BASE: the server runs in it, the image itself stays as it is.
@@ -96,15 +100,21 @@ def run(
 
     if command and (detach or as_json):
         raise click.UsageError("CMD runs and ends; it goes with neither --detach nor --json.")
+    if tree is not None and tree.name == "openhands":
+        tree = tree.parent
+    if tree is not None and not (tree / "openhands" / "bin").is_dir():
+        raise click.UsageError(
+            f"{tree} holds no openhands/bin; --tree takes what `graftbox bundle path` prints."
+        )
     store = Store()
     chosen = engines.choose(engine, store)
-    ready = bases.prepare(chosen, base, deliver, components, tree, store, flavor)
+    ready = bases.prepare(chosen, base, deliver, components, tree, store, flavor, access)
     if chosen.name == "podman":
         (store.folder() / "podman-used").touch()
     with _sandbox(chosen, specification(ready, options), start_timeout, keep=detach) as sandbox:
         if command:
             sys.exit(_run_command(sandbox, command, timeout))
-        _announce(sandbox, as_json)
+        announce(sandbox, as_json)
         if not detach:
             _wait(chosen, sandbox)
 
@@ -140,26 +150,31 @@ def specification(ready: Any, options: dict[str, Any]) -> SandboxSpec:
 @contextlib.contextmanager
 def _sandbox(engine: Engine, spec: SandboxSpec, seconds: float, *, keep: bool) -> Iterator[Sandbox]:
     """A sandbox that is alive; deleted in the end unless it is to be kept, and always after a failure."""
-    from graftbox.sandbox.client import Client, ended_early
-    from graftbox.sandbox.engines import log_tail
-
     with _interruptible():
         sandbox = engine.start(spec)
         try:
-            if not sandbox.url:  # it ended before its port could be read
-                raise ended_early(lambda: log_tail(engine, spec.name))
-            with Client(sandbox.url, sandbox.key) as client:
-                client.wait_until_alive(
-                    seconds,
-                    running=lambda: _runs(engine, spec.name),
-                    log_tail=lambda: log_tail(engine, spec.name),
-                )
+            wait_until_alive(engine, sandbox, seconds)
             yield sandbox
         except BaseException:
             engine.remove(spec.name, force=True)
             raise
         if not keep:
             engine.remove(spec.name, force=True)
+
+
+def wait_until_alive(engine: Engine, sandbox: Sandbox, seconds: float) -> None:
+    """Returns when the server answers; raises `TransportError`, with the end of its log, if it does not."""
+    from graftbox.sandbox.client import Client, ended_early
+    from graftbox.sandbox.engines import log_tail
+
+    if not sandbox.url:  # it ended before its port could be read
+        raise ended_early(lambda: log_tail(engine, sandbox.name))
+    with Client(sandbox.url, sandbox.key) as client:
+        client.wait_until_alive(
+            seconds,
+            running=lambda: _runs(engine, sandbox.name),
+            log_tail=lambda: log_tail(engine, sandbox.name),
+        )
 
 
 def _runs(engine: Engine, name: str) -> bool:
@@ -204,7 +219,8 @@ def _run_command(sandbox: Sandbox, command: tuple[str, ...], timeout: float | No
     return outcome.exit_code
 
 
-def _announce(sandbox: Sandbox, as_json: bool) -> None:
+def announce(sandbox: Sandbox, as_json: bool) -> None:
+    """Prints where a sandbox is and its key."""
     if as_json:
         print(json.dumps(sandbox.public()), flush=True)
     else:

@@ -1,4 +1,4 @@
-"""``graftbox ps``, ``stop``, ``rm`` and ``logs``: sandboxes of all engines, by name."""
+"""``graftbox ps``, ``stop``, ``start``, ``rm`` and ``logs``: sandboxes of all engines, by name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from graftbox.cli.options import Amount
 from graftbox.store import Store
 
 
@@ -34,7 +35,7 @@ def ps(as_json: bool) -> None:
     "-t", "--time", "grace", type=click.IntRange(min=0), default=10, help="Seconds before it is killed [10]."
 )
 def stop(names: tuple[str, ...], grace: int) -> None:
-    """End sandboxes; their files and logs stay until `graftbox rm`."""
+    """End sandboxes; their files and logs stay, for `graftbox start`, until `graftbox rm`."""
     from graftbox.cli import engines
     from graftbox.sandbox.engines import owner
 
@@ -42,6 +43,24 @@ def stop(names: tuple[str, ...], grace: int) -> None:
     for name in names:
         owner(known, name).stop(name, grace)
         print(name)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--start-timeout", type=Amount(), default=60, help="Seconds until alive [60].")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def start(names: tuple[str, ...], start_timeout: float, as_json: bool) -> None:
+    """Start stopped sandboxes again, with the files and the key that they had. The port may be a new one."""
+    from graftbox.cli import engines
+    from graftbox.cli.run import announce, wait_until_alive
+    from graftbox.sandbox.engines import owner
+
+    known = engines.every(Store())
+    for name in names:
+        engine = owner(known, name)
+        sandbox = engine.start_again(name)
+        wait_until_alive(engine, sandbox, start_timeout)
+        announce(sandbox, as_json)
 
 
 @click.command()

@@ -15,6 +15,7 @@ from graftbox.image.blob import Blob
 from graftbox.image.layout import MARKER, REF_NAME, disk, with_image
 from graftbox.image.manifest import OCI_INDEX, Document, serialise
 from graftbox.image.reference import image_name
+from graftbox.store import file_place
 
 
 def tar_header(name: str, size: int) -> bytes:
@@ -81,12 +82,12 @@ class ArchiveTarget:
     parallel = 1
 
     def __init__(self, path: Path, tags: Sequence[str] = (), names: Sequence[str] = ()) -> None:
-        self.path, self.tags, self.names = path, tuple(tags), tuple(names)
+        self.path, self.tags, self.names = file_place(path), tuple(tags), tuple(names)
         self._index: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX}
         self._listing: bytes | None = None
         self._written: set[str] = set()
         with disk(path):
-            handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=".graftbox-")
+            handle, temporary = tempfile.mkstemp(dir=self.path.absolute().parent, prefix=".graftbox-")
         self._temporary = Path(temporary)
         self._stream: IO[bytes] = os.fdopen(handle, "wb", buffering=1 << 20)
         self._add("oci-layout", len(MARKER), [MARKER])

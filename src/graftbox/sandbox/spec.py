@@ -6,7 +6,7 @@ import re
 import secrets
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,35 @@ class SandboxSpec:
     no_new_privileges: bool = False
     port: int | None = None
     """The loopback port to listen on; None for any free one."""
+
+    def facts(self) -> dict[str, Any]:
+        """The same as JSON has it; `of` makes it a spec again."""
+        document = asdict(self)
+        document["network"] = self.network and self.network.value
+        document["tree"] = self.tree and str(self.tree)
+        document["volumes"] = [[str(one.source), one.target, one.read_only] for one in self.volumes]
+        if isinstance(self.base, UnpackedImage):
+            document["base"] = {"rootfs": str(self.base.rootfs), "config": dict(self.base.config)}
+        return document
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> SandboxSpec:
+        """From what `facts` gave. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+        base = facts["base"]
+        more = {name: tuple(facts[name]) for name in ("tmpfs", "cap_drop")}
+        return cls(
+            **{
+                **facts,
+                **more,
+                "base": UnpackedImage(Path(base["rootfs"]), base["config"])
+                if "rootfs" in base
+                else EngineImage(base["name"]),
+                "tree": Path(facts["tree"]) if facts["tree"] else None,
+                "env": tuple((name, value) for name, value in facts["env"]),
+                "volumes": tuple(Volume(Path(source), *rest) for source, *rest in facts["volumes"]),
+                "network": Network(facts["network"]) if facts["network"] else None,
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from graftbox.cli import bases
 from graftbox.cli.bases import Ready
 from graftbox.cli.run import run, specification
-from graftbox.errors import UsageError
+from graftbox.errors import NotFoundError, UsageError
 from graftbox.sandbox.spec import EngineImage, Network, SandboxSpec
 
 READY = Ready(EngineImage("base"), Path("/tree"), "docker://base")
@@ -23,6 +24,7 @@ def parsed(*arguments: str) -> SandboxSpec:
         own: dict[str, Any] = dict(context.params)
     for name in ("base", "command", "engine", "deliver", "components", "detach", "as_json", "timeout"):
         del own[name]
+    del own["plain_http"], own["ca"]
     return specification(READY, own)
 
 
@@ -66,3 +68,28 @@ def test_options_that_make_no_sense_are_usage_errors() -> None:
         ["--port", "0", "base"],
     ):
         assert CliRunner().invoke(run, arguments).exit_code == 2
+
+
+def test_a_wrong_image_is_noticed_before_a_bundle_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*arguments: object) -> Path:
+        pytest.fail("the bundle is asked for")
+
+    monkeypatch.setattr(bases, "bundle_tree", build)
+    monkeypatch.setenv("GRAFTBOX_CACHE", str(tmp_path))
+    error = CliRunner().invoke(run, [f"oci:{tmp_path}/none", "--engine", "embedded"]).exception
+    assert isinstance(error, NotFoundError)
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "soon"])
+def test_a_time_is_a_number_of_seconds(seconds: str) -> None:
+    done = CliRunner().invoke(run, ["scratch", "--timeout", seconds, "--", "true"])
+    assert done.exit_code == 2
+    assert "--timeout" in done.stderr
+
+
+def test_a_folder_without_a_bundle_is_no_tree(tmp_path: Path) -> None:
+    done = CliRunner().invoke(run, ["scratch", "--tree", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "bundle path" in done.stderr

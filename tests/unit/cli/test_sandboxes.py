@@ -1,4 +1,4 @@
-"""``graftbox ps``, ``stop``, ``rm`` and ``logs`` on a machine without sandboxes."""
+"""``graftbox ps``, ``start``, ``stop``, ``rm`` and ``logs`` on a machine without sandboxes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from graftbox.cli.engines import choose
-from graftbox.cli.sandboxes import logs, ps, rm, stop
+from graftbox.cli.sandboxes import logs, ps, rm, start, stop
 from graftbox.errors import NotFoundError, TransportError, UnsupportedError
 from graftbox.store import Store
 
@@ -27,7 +27,7 @@ def test_there_is_nothing_to_list() -> None:
     assert CliRunner().invoke(ps).stdout.split() == ["NAME", "ENGINE", "STATUS", "URL", "IMAGE"]
 
 
-@pytest.mark.parametrize("command", [stop, rm, logs])
+@pytest.mark.parametrize("command", [start, stop, rm, logs])
 def test_an_unknown_name_is_an_error(command: object) -> None:
     error = CliRunner().invoke(command, ["nobody"]).exception  # type: ignore[arg-type]
     assert isinstance(error, NotFoundError)

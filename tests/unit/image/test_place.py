@@ -239,6 +239,23 @@ def test_a_target_in_a_folder_that_cannot_be_is_named(
         run(based, target, store, bundle)
 
 
+def test_a_target_that_is_no_file_is_refused_and_left_alone(
+    layout: Any, store: Store, bundle: Bundle, tmp_path: Path
+) -> None:
+    layout.image(FILES)
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("pipe")
+    for target in (pipe, link, tmp_path):
+        with pytest.raises(UsageError, match="no ordinary file"):
+            run(f"oci:{layout.folder}:base", f"oci-archive:{target}", store, bundle)
+    assert (pipe.is_fifo(), link.is_symlink(), tmp_path.is_dir()) == (True, True, True)
+    link.unlink()
+    link.symlink_to("a.tar")
+    run(f"oci:{layout.folder}:base", f"oci-archive:{link}", store, bundle)
+    assert (link.is_symlink(), (tmp_path / "a.tar").is_file()) == (True, True)
+
+
 @pytest.mark.parametrize("form", ["oci:{0}/l:x", "oci-archive:{0}/a.tar:x"])
 def test_ctrl_c_in_the_middle_leaves_nothing_under_the_name(
     form: str, layout: Any, store: Store, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

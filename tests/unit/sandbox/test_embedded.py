@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from graftbox.errors import NotFoundError, TransportError, UnsupportedError
 from graftbox.sandbox.engines.embedded import EmbeddedEngine, State, _failure, _NoOverlayError, system_program
 from graftbox.sandbox.process import ProcessId
+from graftbox.sandbox.spec import SandboxSpec, UnpackedImage
 from graftbox.store import Store
 
 
@@ -54,6 +56,24 @@ def test_a_running_one_is_removed_by_force_only(tmp_path: Path, engine: Embedded
     with pytest.raises(Exception, match="is running"):
         engine.remove("box")
     assert engine.find("box") is not None
+
+
+def test_one_that_runs_is_not_started_again(tmp_path: Path, engine: EmbeddedEngine) -> None:
+    recorded(tmp_path, process=ProcessId.of(os.getpid()))
+    assert engine.start_again("box").status == "running"
+
+
+def test_what_cannot_be_started_again_says_why_and_stays(tmp_path: Path, engine: EmbeddedEngine) -> None:
+    state = recorded(tmp_path)
+    with pytest.raises(UnsupportedError, match="older version"):
+        engine.start_again("box")
+    spec = SandboxSpec("box", "secret", "oci:x", UnpackedImage(tmp_path / "gone", {}), None)
+    replace(state, spec=spec.facts()).write(tmp_path / "sandboxes/box/state.json")
+    with pytest.raises(NotFoundError, match="no longer in the cache"):
+        engine.start_again("box")
+    assert [sandbox.status for sandbox in engine.sandboxes()] == ["exited"]
+    with pytest.raises(NotFoundError, match="graftbox ps"):
+        engine.start_again("nobody")
 
 
 def test_a_damaged_record_is_no_sandbox(tmp_path: Path, engine: EmbeddedEngine) -> None:

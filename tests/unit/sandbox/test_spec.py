@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from graftbox.errors import UsageError
-from graftbox.sandbox.spec import Volume, checked_name, new_key, variable
+from graftbox.sandbox.spec import (
+    EngineImage,
+    Network,
+    SandboxSpec,
+    UnpackedImage,
+    Volume,
+    checked_name,
+    new_key,
+    variable,
+)
 
 
 def test_names_are_what_every_engine_accepts() -> None:
@@ -40,3 +50,26 @@ def test_volumes_have_two_paths_and_a_mode(tmp_path: Path, monkeypatch: pytest.M
     for text in ("data", "data:srv", ":/srv", "data:/srv:rx", "data:/srv:ro:x", "gone:/srv"):
         with pytest.raises(UsageError):
             Volume.parse(text)
+
+
+def test_what_a_sandbox_was_asked_to_be_survives_being_written_down() -> None:
+    plain = SandboxSpec("box", "key", "busybox", EngineImage("busybox:1"), None)
+    full = SandboxSpec(
+        "box",
+        "key",
+        "oci:x",
+        UnpackedImage(Path("/rootfs"), {"Env": ["A=b"], "User": ""}),
+        Path("/tree"),
+        env=(("A", "b=c"), ("ODD", "\udcff")),
+        user="7:8",
+        working_dir="/w",
+        volumes=(Volume(Path("/here"), "/there", True), Volume(Path("/a"), "/b")),
+        tmpfs=("/tmp",),
+        read_only=True,
+        network=Network.NONE,
+        cap_drop=("ALL",),
+        no_new_privileges=True,
+        port=8000,
+    )
+    for spec in (plain, full):
+        assert SandboxSpec.of(json.loads(json.dumps(spec.facts()))) == spec

@@ -21,6 +21,12 @@ class Engine(Protocol):
     def start(self, spec: SandboxSpec) -> Sandbox:
         """Starts the server's process; it may not answer yet. A failed start leaves nothing behind."""
 
+    def start_again(self, name: str) -> Sandbox:
+        """Starts a stopped sandbox with the files, key and settings that it had; its port may be another one.
+
+        One that runs is left as it is. After a failure it is stopped, as before.
+        """
+
     def sandboxes(self) -> list[Sandbox]:
         """All of this engine's sandboxes that graftbox started, running or not."""
 

@@ -166,6 +166,13 @@ class DockerEngine:
             return None
         return sandbox_of(details, self.name)
 
+    def start_again(self, name: str) -> Sandbox:
+        self._known(name)
+        answer = self._ask("POST", f"/containers/{name}/start", allow=REFUSALS)
+        if answer.status_code >= 400:
+            raise TransportError(f"{self.name} cannot start the sandbox {name!r} again: {_message(answer)}")
+        return self._known(name)
+
     def stop(self, name: str, grace: float = 10) -> None:
         self._known(name)
         self._ask("POST", f"/containers/{name}/stop", params={"t": str(int(grace))}, timeout=grace + 30)

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from graftbox.errors import NotFoundError, TransportError, UnsupportedError, UsageError
 from graftbox.sandbox.engines import bubblewrap, namespaces
@@ -36,6 +37,8 @@ class State:
     url: str
     key: str
     process: ProcessId
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """How it was started, as `SandboxSpec.facts` says it."""
 
     def sandbox(self) -> Sandbox:
         runs = self.process.runs()
@@ -104,9 +107,37 @@ class EmbeddedEngine:
         places.socket_folder.mkdir()
         places.socket_folder.chmod(0o777)  # the sandbox's user makes its socket here; the parent is closed
         places.hosts.write_text(f"127.0.0.1\tlocalhost {spec.name}\n::1\tlocalhost ip6-localhost\n")
+        return self._begin(spec, image, user, places)
+
+    def start_again(self, name: str) -> Sandbox:
+        with self._store.lock(f"sandbox-{name}"), storage_errors(self._store.root):
+            state = self._state(name)
+            if state.process.runs():
+                return state.sandbox()
+            try:
+                spec = SandboxSpec.of(state.spec)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UnsupportedError(
+                    f"The sandbox {name!r} is of an older version, which did not note how it was started; "
+                    "start a new one with `graftbox run`."
+                ) from error
+            image, places = spec.base, self._places(name)
+            assert isinstance(image, UnpackedImage)
+            for folder in (image.rootfs, *([spec.tree] if spec.tree else [])):
+                if not self._store.used(folder) and not folder.is_dir():
+                    raise NotFoundError(
+                        f"What the sandbox {name!r} stands on is no longer in the cache ({folder}); start a "
+                        "new one with `graftbox run`."
+                    )
+            (places.socket_folder / Path(GUEST_SOCKET).name).unlink(missing_ok=True)
+            user = resolve(spec.user or image.config.get("User") or "", image.rootfs)
+            return self._begin(spec, image, user, places)
+
+    def _begin(self, spec: SandboxSpec, image: UnpackedImage, user: User, places: Places) -> Sandbox:
+        """Starts the server over the sandbox's own files, and notes what runs."""
         port = 0 if spec.network is Network.NONE else loopback_port(spec.port)
         try:
-            pid = self._launch(spec, image, user, places, port, overlay=True)
+            pid = self._launch(spec, image, user, places, port, overlay=not places.copy.exists())
         except _NoOverlayError:
             self._note(
                 "this machine allows no overlay mounts here; the sandbox gets its own copy of the files"
@@ -119,7 +150,7 @@ class EmbeddedEngine:
         on_network = spec.network is not Network.NONE
         socket_path = places.socket_folder / Path(GUEST_SOCKET).name
         url = f"http://127.0.0.1:{port}" if on_network else f"unix://{socket_path}"
-        state = State(spec.name, spec.label, url, spec.key, process)
+        state = State(spec.name, spec.label, url, spec.key, process, spec.facts())
         state.write(places.state)
         return state.sandbox()
 
@@ -130,6 +161,7 @@ class EmbeddedEngine:
         mapped = os.geteuid() == 0
         options = bubblewrap.arguments(spec, image, user, places, port, overlay=overlay, mapped=mapped)
         argv = [*self._program()]
+        earlier = places.log.stat().st_size if places.log.exists() else 0
         with contextlib.ExitStack() as stack:
             info_read, info_write = os.pipe()
             info = stack.enter_context(os.fdopen(info_read, "rb"))
@@ -143,7 +175,9 @@ class EmbeddedEngine:
             secret.seek(0)
             argv += ["--info-fd", str(info_write), "--args", str(secret.fileno()), "--"]
             argv += bubblewrap.command(spec, image, user, become=mapped)
-            log = stack.enter_context(os.fdopen(os.open(places.log, os.O_WRONLY | os.O_CREAT, 0o600), "wb"))
+            log = stack.enter_context(
+                os.fdopen(os.open(places.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")
+            )
             process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -161,7 +195,7 @@ class EmbeddedEngine:
         pid = int(json.loads(answer)["child-pid"]) if answer else 0
         if not answer or not _executed(pid, process):
             process.wait(10)
-            raise _failure(_text(places.log))
+            raise _failure(_text(places.log, earlier))
         process.returncode = 0  # not our child for long: `ProcessId` tells it apart from here on
         return pid
 
@@ -246,9 +280,9 @@ def _failure(text: str) -> UnsupportedError | TransportError:
     return TransportError(f"bubblewrap could not start the sandbox: {text.strip()}")
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, start: int = 0) -> str:
     try:
-        return path.read_text(errors="replace")[-2000:]
+        return path.read_bytes()[start:].decode(errors="replace")[-2000:]
     except OSError:
         return ""
 
