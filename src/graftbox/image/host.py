@@ -241,7 +241,11 @@ class Host:
         location = response.headers.get("Location")
         if not location:
             raise TransportError(f"{self.name} names no place to go on at; its configuration is broken.")
-        url = urlsplit(joined(response.url, location))
+        try:
+            url = urlsplit(joined(response.url, location))
+            origin(url.geturl())
+        except ValueError:
+            raise TransportError(f"{self.name} sends us to an address that is none; refused.") from None
         host = url.hostname or ""
         if url.scheme == "http" and not self._plain:
             own = urlsplit(self.address)

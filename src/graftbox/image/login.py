@@ -92,8 +92,12 @@ class Login:
             return token.header
 
     def _check_realm(self, challenge: Challenge, credential: Credential | None) -> None:
-        realm = urlsplit(challenge.realm)
-        if realm.scheme not in {"https", "http"} or not realm.hostname:
+        try:
+            realm = urlsplit(challenge.realm)
+            usable = realm.scheme in {"https", "http"} and bool(realm.hostname) and realm.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
             raise TransportError(
                 f"{self._host} names no address for log-in tokens; its configuration is broken."
             )

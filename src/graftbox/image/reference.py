@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from graftbox.errors import UsageError
 
@@ -162,6 +163,18 @@ def _parse_containerd(rest: str, text: str) -> Reference:
     return Reference(Transport.CONTAINERD, name=image_name(rest), selector=namespace)
 
 
+def _is_host(text: str) -> bool:
+    """``HOST[:PORT]``, as far as that can be told without asking for it."""
+    if not _HOST.fullmatch(text):
+        return False
+    try:
+        parts = urlsplit(f"//{text}")
+        labels = (parts.hostname or "").split(".")
+        return (parts.port or 0) <= 65535 and all(0 < len(label) < 64 for label in labels)
+    except ValueError:
+        return False
+
+
 def _parse_path(transport: Transport, rest: str, text: str) -> Reference:
     # As skopeo does: the first colon (or @ before a digest) ends the path.
     path, at, selector = rest.partition("@")
@@ -191,7 +204,7 @@ def image_name(text: str) -> ImageName:
     rest, colon, tag = rest.partition(":")
     if colon and not _TAG.fullmatch(tag):
         raise UsageError(f"{text!r}: {tag!r} is not a tag (letters, digits, . _ -, at most 128).")
-    if not _HOST.fullmatch(host):
+    if not _is_host(host):
         raise UsageError(f"{text!r}: {host!r} is not the name of a registry (HOST or HOST:PORT).")
     host = host.lower()
     if host in {"index.docker.io", "registry-1.docker.io"}:

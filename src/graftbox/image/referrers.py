@@ -30,6 +30,8 @@ from graftbox.store import digest_of
 EMPTY = b"{}"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 """The config of an artifact that needs none (image-spec, "Guidance for an Empty Descriptor")."""
+PAGES = 100
+"""Of a list that are read at most."""
 TRIES = 8
 """Others may write the list at the same time, so often at most."""
 SETTLING = 0.25
@@ -120,7 +122,7 @@ class Referrers:
     def _listed(self, subject: str) -> list[Any] | None:
         """From the referrers API; None where there is none."""
         url, entries = f"{self._base}/referrers/{subject}", list[Any]()
-        while True:
+        for _ in range(PAGES):
             response = self._connection.request("GET", url)
             if response.status_code in {400, 404, 405, 501}:
                 return None
@@ -132,7 +134,9 @@ class Referrers:
             following = _NEXT.search(response.headers.get("Link", ""))
             if not following or len(entries) > 10_000:
                 return entries
-            url = following[1]
+            # At this registry, whatever host it names.
+            url = f"{self._base}/referrers/{subject}?{following[1].partition('?')[2]}"
+        return entries
 
     def _index(self, subject: str) -> _List:
         """The list under the fallback tag; an empty one if nobody has written it yet."""

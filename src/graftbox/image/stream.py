@@ -96,7 +96,7 @@ def tcp(host: str, port: int, patience: float) -> Stream:
     try:
         link = socket.create_connection((host, port), CONNECT)
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name that no resolver takes
         raise UnreachableError(error) from error
     return SocketStream(link, patience)
 

@@ -93,6 +93,8 @@ def test_a_manifest_with_another_digest_is_refused(manifest: Document) -> None:
         ((429, {}, b""), TransportError, "wait a while"),
         ((503, {}, b"sorry"), TransportError, "try again later"),
         ((401, {"WWW-Authenticate": 'Bearer realm="nonsense"'}, b""), TransportError, "log-in tokens"),
+        ((401, {"WWW-Authenticate": 'Bearer realm="http://h:99999/"'}, b""), TransportError, "log-in tokens"),
+        ((307, {"Location": "http://127.0.0.1:99999/"}, b""), TransportError, "an address that is none"),
     ],
 )
 def test_bad_answers_are_explained(answer: Answer, error: type[GraftboxError], hint: str) -> None:
