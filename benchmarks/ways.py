@@ -86,7 +86,7 @@ def comparison(resume: bool = False) -> Comparison:
         left = [way.what for way in waiting]
         return Comparison(tuple(ordered), tuple(loads), tuple(failed), tuple(left))
 
-    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+    with _interruptible(), contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graftbox-ways-")))
         # Always a private daemon: what it holds is deleted, and the disk it takes is measured.
         stack.enter_context(running_docker("--log-level=warn"))
@@ -98,6 +98,9 @@ def comparison(resume: bool = False) -> Comparison:
                 with _stage(place, way, tar) as stage:
                     results[way.what] = _measured(way, stage)
                 _say(results[way.what].row())
+            except KeyboardInterrupt:
+                _say(f"interrupted in {way.what}; what it has made is being deleted")
+                raise
             except (AssertionError, OSError, RuntimeError, subprocess.SubprocessError) as error:
                 failed.append(f"{way.what}: {' '.join(str(error).split())}")
                 _say(failed[-1])
@@ -106,6 +109,14 @@ def comparison(resume: bool = False) -> Comparison:
             del waiting[0]
             compared().keep()
     return compared()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("interrupted; go on with --resume")
 
 
 def _say(text: str) -> None:
