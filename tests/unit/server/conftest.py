@@ -26,7 +26,7 @@ class Client:
     """One connection to one server; `ask` returns status and decoded JSON."""
 
     def __init__(self, port: int, folder: Path, process: subprocess.Popen[str]) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3 * SECONDS)
         self.port, self.folder, self.process = port, folder, process
 
     def ask(
@@ -79,7 +79,7 @@ class Events:
     def __init__(
         self, port: int, method: str, path: str, body: object = None, last: str | None = None
     ) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3 * SECONDS)
         headers = {} if last is None else {"Last-Event-ID": last}
         self.connection.request(method, path, None if body is None else json.dumps(body), headers)
         self.response = self.connection.getresponse()

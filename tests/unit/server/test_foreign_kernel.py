@@ -25,7 +25,7 @@ def interpreter(version: str) -> str:
     return found
 
 
-def cell(client: Any, code: str, timeout: float | None = 30) -> str:
+def cell(client: Any, code: str, timeout: float | None = 120) -> str:
     answer = client.act("run_ipython", timeout, code=code, include_extra=False)
     assert answer["observation"] == "run_ipython"
     content = answer["content"]

@@ -16,7 +16,7 @@ PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAW
 LONG = bool(os.environ.get("GRAFTBOX_LONG_TESTS"))
 
 
-def cell(client: Any, code: str, timeout: float | None = 30, **args: object) -> str:
+def cell(client: Any, code: str, timeout: float | None = 120, **args: object) -> str:
     """What a cell prints, without the lines about the kernel."""
     answer = client.act("run_ipython", timeout, code=code, include_extra=False, **args)
     assert (answer["observation"], answer["success"]) == ("run_ipython", True)

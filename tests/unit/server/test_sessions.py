@@ -34,7 +34,7 @@ def within(tmp_path: Path) -> Callable[[Test], None]:
         entries = tuple(f"{name}={value}".encode() for name, value in variables.items())
         sandbox = Sandbox(Settings(port=None, working_dir=str(tmp_path)), Environment(entries))
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(240):
                 await test(sandbox)
         finally:
             await sandbox.close()

@@ -145,16 +145,16 @@ class Life(RuleBasedStateMachine):
         variables = {"PATH": os.environ["PATH"], "HOME": self.home, "LANG": "C.UTF-8"}
         variables["XDG_RUNTIME_DIR"] = self.home
         entries = tuple(f"{name}={value}".encode() for name, value in variables.items())
-        return Sandbox(Settings(port=7, working_dir=self.home, silence=20), Environment(entries))
+        return Sandbox(Settings(port=7, working_dir=self.home, silence=60), Environment(entries))
 
     def do(self, work: Any) -> Any:
         async def bounded() -> Any:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 return await work
 
         return self.runner.run(bounded())
 
-    def act(self, command: str, timeout: float = 20, **more: Any) -> RunResult:
+    def act(self, command: str, timeout: float = 60, **more: Any) -> RunResult:
         result = self.do(self.sandbox.execute(Run(command, timeout=timeout, blocking=True, **more)))
         assert isinstance(result, RunResult), result
         return result

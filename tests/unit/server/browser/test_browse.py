@@ -46,7 +46,13 @@ def act(server: Tester, kind: str, timeout: float = SECONDS, **args: Any) -> Any
 
 
 def do(server: Tester, actions: str, **more: Any) -> Any:
-    return act(server, "browse_interactive", browser_actions=actions, **more)
+    """On a busy machine an element may not stand still within the half second that Playwright has for it."""
+    for _ in range(20):
+        answer = act(server, "browse_interactive", browser_actions=actions, **more)
+        said = answer["extras"].get("last_browser_action_error", "")
+        if "Timeout 500ms exceeded" not in said or "does not answer" in said:
+            break
+    return answer
 
 
 def error(answer: Any) -> str:
@@ -130,10 +136,11 @@ def test_the_page_keeps_no_trace_but_the_ids(browser: Tester, form: str) -> None
 def test_tabs_are_opened_chosen_and_closed_and_one_is_always_left(browser: Tester, form: str) -> None:
     answer = do(browser, f'goto("{form}")')
     popup = bid(answer, "button 'Popup'")
-    seen = [do(browser, f'click("{popup}")')["extras"]]
-    # On a busy machine a window may be there only after the click was answered.
-    until(lambda: len(seen[-1]["open_pages_urls"]) == 2 or seen.append(do(browser, "noop(0)")["extras"]))
-    assert seen[-1]["active_page_index"] == 1
+    extras = do(browser, f'click("{popup}")')["extras"]
+    if len(extras["open_pages_urls"]) < 2:  # on a busy machine it may be there after the click's answer
+        until(lambda: len(do(browser, "noop(0)")["extras"]["open_pages_urls"]) == 2)
+        extras = do(browser, "noop(0)")["extras"]
+    assert extras["active_page_index"] == 1
     assert do(browser, "tab_focus(0)")["extras"]["url"] == form
     assert do(browser, "new_tab()")["extras"]["url"] == "about:blank"
     extras = do(browser, "tab_close() tab_close() tab_close()")["extras"]

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import os
 from base64 import b64decode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def address(browser: Any) -> str:
 
 
 def fetch(address: str, path: str, host: str | None = None) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", int(address.rpartition(":")[2]), timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", int(address.rpartition(":")[2]), timeout=60)
     try:
         connection.request("GET", path, headers={"Host": host or address})
         response = connection.getresponse()
@@ -53,8 +54,11 @@ def fetch(address: str, path: str, host: str | None = None) -> tuple[int, str]:
         connection.close()
 
 
-def test_it_listens_before_the_browser_is_started(browser: Any, address: str) -> None:
-    assert browser.ask("GET", "")[1]["state"] == "stopped"
+def test_it_listens_before_the_browser_is_started(launch: Callable[..., Any]) -> None:
+    fresh = launch()
+    until(lambda: listening(fresh.client.process.pid))
+    assert fresh.ask("GET", "")[1]["state"] == "stopped"
+    address = f"localhost:{listening(fresh.client.process.pid)[0]}"
     assert fetch(address, "/") == (200, '{"status":"File viewer server is running"}')
 
 
