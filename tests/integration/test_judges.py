@@ -112,11 +112,15 @@ def test_oras_discovers_what_is_attached_and_graftbox_what_oras_attaches(
     (tmp_path / "note").write_text("tested")
     note = ["--artifact-type", "text/x-note", "--disable-path-validation", first, f"{tmp_path / 'note'}"]
     said("oras", "attach", "--plain-http", *note)
-    assert set(discovered(first)) == {IN_TOTO, CYCLONEDX, "text/x-note"}
+    # One that has no file is as good.
+    said(
+        "oras", "attach", "--plain-http", "--artifact-type", "text/x-mark", "--annotation", "seen=yes", first
+    )
+    assert set(discovered(first)) == {IN_TOTO, CYCLONEDX, "text/x-note", "text/x-mark"}
     known = {one.digest: one for one in bundles.values()}
     verdict = verify(Question(parse(name), lambda digest, _: [known[digest]], store, base=parse(base)))
     assert verdict.ok, verdict.all_differences
-    assert "text/x-note" in {one.artifact_type for one in verdict.attached}
+    assert {"text/x-note", "text/x-mark"} < {one.artifact_type for one in verdict.attached}
 
 
 @pytest.fixture

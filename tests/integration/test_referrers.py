@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
+import httpx2
 import pytest
 from benchmarks.planted import plant
 from click.testing import CliRunner, Result
@@ -99,7 +100,8 @@ def test_the_statement_names_what_the_image_was_made_of(
     with Registries() as registries:
         referrers = Referrers(registries, parse(image).image_name)
         (found,) = [one for one in referrers.find(child.digest) if one.artifact_type == IN_TOTO]
-        manifest, data = referrers.read(found)
+        manifest = referrers.manifest(found)
+        data = referrers.file(manifest)
     assert manifest.json["subject"]["digest"] == child.digest
     statement = json.loads(data)
     assert statement["subject"][0]["digest"] == {"sha256": child.digest.removeprefix("sha256:")}
@@ -139,6 +141,24 @@ def test_attestations_that_lie_are_found_and_foreign_ones_are_listed(
         assert any(words in problem for problem in problems), words
     (foreign,) = [one for one in verdict.attached if not one.checked]
     assert foreign.problem == ""
+
+
+def test_a_list_cannot_hide_what_is_attached_under_another_type(
+    image: str, check: Callable[[str], Verdict], registry: Registry
+) -> None:
+    digest = check(image).platforms[0].digest
+    subject = Descriptor("application/vnd.oci.image.manifest.v1+json", digest, 1)
+    with Registries() as registries:
+        referrers = Referrers(registries, parse(image).image_name, writing=True)
+        referrers.attach(subject, Attachment(CYCLONEDX, sbom_of("sha256:" + "0" * 64)))
+    host, _, path = image.partition("/")
+    url = f"http://{host}/v2/{path.rpartition(':')[0]}/manifests/{fallback_tag(digest)}"
+    listed = httpx2.get(url, headers={"Accept": OCI_INDEX}, trust_env=False).json()
+    listed["manifests"][0]["artifactType"] = "text/x-note"
+    httpx2.put(url, content=json.dumps(listed), headers={"Content-Type": OCI_INDEX}, trust_env=False)
+    (found,) = check(image).attached
+    assert (found.artifact_type, found.checked) == (CYCLONEDX, True)
+    assert "another bundle" in found.problem
 
 
 def sbom_of(digest: str) -> bytes:
@@ -253,7 +273,7 @@ def test_a_registry_with_the_referrers_api_gets_no_fallback_tag(modern: str) -> 
         second = referrers.attach(subject, Attachment("application/vnd.example.b", b"b"))
         found = referrers.find(subject.digest)
         assert [one.descriptor.digest for one in found] == [first, second], "both pages"
-        assert referrers.read(found[1])[1] == b"b"
+        assert referrers.file(referrers.manifest(found[1])) == b"b"
         assert referrers.attach(subject, Attachment("application/vnd.example.b", b"b")) == second
     assert not any("sha256-" in line for line in _Modern.requests)
     assert sum(line.startswith("PUT") and "manifests" in line for line in _Modern.requests) == 2

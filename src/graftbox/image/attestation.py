@@ -24,6 +24,8 @@ from graftbox.image.transports import Access
 
 IN_TOTO = "application/vnd.in-toto+json"
 CYCLONEDX = "application/vnd.cyclonedx+json"
+OURS = frozenset({IN_TOTO, CYCLONEDX})
+"""The types that are read and judged."""
 STATEMENT = "https://in-toto.io/Statement/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:graftbox:graft:1"
@@ -121,7 +123,7 @@ def is_signed(image: Reference, digest: str, access: Access | None = None) -> bo
     name = ImageName(image.image_name.host, image.image_name.repository, None, digest)
     with shared(access) as registries:
         found = Referrers(registries, name).find(digest)
-        if any(one.artifact_type not in {IN_TOTO, CYCLONEDX} for one in found):
+        if any(one.artifact_type not in OURS for one in found):
             return True
         tag = f"{fallback_tag(digest)}.sig"
         with contextlib.suppress(NotFoundError):
@@ -165,30 +167,40 @@ def check(
         referrers = Referrers(registries, image)
         for digest, inputs in subjects.items():
             for referrer in referrers.find(digest):
-                problem = _problem(referrers, referrer, digest, inputs)
-                known = referrer.artifact_type in {IN_TOTO, CYCLONEDX}
-                kind = referrer.artifact_type
-                found.append(Attached(digest, referrer.descriptor.digest, kind, known, problem))
+                kind, problem = _read(referrers, referrer, digest, inputs)
+                found.append(Attached(digest, referrer.descriptor.digest, kind, kind in OURS, problem))
     return found
 
 
-def _problem(referrers: Referrers, referrer: Referrer, subject: str, inputs: Mapping[str, str]) -> str:
+def _read(
+    referrers: Referrers, referrer: Referrer, subject: str, inputs: Mapping[str, str]
+) -> tuple[str, str]:
+    """The artifact's type, which it says itself whatever the list says, and what is wrong with it.
+
+    Of others' artifacts no more than that is read: they may be of any size and form.
+    """
+    kind = referrer.artifact_type
     try:
-        manifest, data = referrers.read(referrer)
-        named = manifest.json.get("subject")
-        if not isinstance(named, dict) or named.get("digest") != subject:
-            return "it is listed here and speaks of another image"
-        if referrer.artifact_type == IN_TOTO:
-            return _statement_problem(parse_object(data, "The statement"), subject, inputs)
-        if referrer.artifact_type == CYCLONEDX:
-            return _sbom_problem(parse_object(data, "The SBOM"), inputs)
+        manifest = referrers.manifest(referrer)
+        kind = str(manifest.json.get("artifactType") or kind)
+        if kind not in OURS:
+            return kind, ""
+        return kind, _problem(kind, manifest, referrers.file(manifest), subject, inputs)
     except TransportError:
         raise
     except GraftboxError as error:
-        return str(error)
+        return kind, str(error) if kind in OURS else ""
     except (KeyError, TypeError, AttributeError) as error:
-        return f"it is malformed ({type(error).__name__}: {error})"
-    return ""
+        return kind, f"it is malformed ({type(error).__name__}: {error})"
+
+
+def _problem(kind: str, manifest: Document, data: bytes, subject: str, inputs: Mapping[str, str]) -> str:
+    named = manifest.json.get("subject")
+    if not isinstance(named, dict) or named.get("digest") != subject:
+        return "it is listed here and speaks of another image"
+    if kind == IN_TOTO:
+        return _statement_problem(parse_object(data, "The statement"), subject, inputs)
+    return _sbom_problem(parse_object(data, "The SBOM"), inputs)
 
 
 def _statement_problem(statement: dict[str, Any], subject: str, inputs: Mapping[str, str]) -> str:

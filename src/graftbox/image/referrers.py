@@ -157,8 +157,8 @@ class Referrers:
         condition = {"If-Match": etag} if etag and not etag.startswith("W/") else {}
         return _List(parse_object(response.content, f"The list {tag} of {self.name}"), condition)
 
-    def read(self, referrer: Referrer) -> tuple[Document, bytes]:
-        """The artifact's manifest and its first file, both verified."""
+    def manifest(self, referrer: Referrer) -> Document:
+        """The artifact's manifest, verified."""
         digest = referrer.descriptor.digest
         response = self._connection.request("GET", f"{self._base}/manifests/{digest}", headers=_ACCEPT)
         if response.status_code == 404:
@@ -166,11 +166,13 @@ class Referrers:
         self._connection.check(response, f"read {digest} of {self.name}")
         if (got := digest_of(response.content)) != digest:
             raise VerificationError(f"{self.name.host} answered with {got} where {digest} was asked for.")
-        manifest = Document(response.content, OCI_MANIFEST)
+        return Document(response.content, OCI_MANIFEST)
+
+    def file(self, manifest: Document) -> bytes:
+        """The first file of the artifact with this manifest, verified."""
         if not manifest.layers:
-            raise FormatError(f"The artifact {digest} holds no file.")
-        source = RegistrySource(self.name, registries=self._registries)
-        return manifest, read(source.blob(manifest.layers[0]))
+            raise FormatError(f"The artifact {manifest.digest} holds no file.")
+        return read(RegistrySource(self.name, registries=self._registries).blob(manifest.layers[0]))
 
     def attach(self, subject: Descriptor, attachment: Attachment) -> str:
         """Stores the artifact and returns its digest; the same one again changes nothing.
@@ -296,5 +298,5 @@ def _facts(attachment: Attachment) -> dict[str, Any]:
     return facts | ({"annotations": dict(attachment.annotations)} if attachment.annotations else {})
 
 
-_ACCEPT = {"Accept": OCI_MANIFEST}
+_ACCEPT = {"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}, */*;q=0.1"}
 _ACCEPT_LIST = {"Accept": OCI_INDEX}
