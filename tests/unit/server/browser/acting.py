@@ -25,13 +25,7 @@ def act(server: Tester, kind: str, timeout: float = SECONDS, **args: Any) -> Any
 
 
 def do(server: Tester, actions: str, **more: Any) -> Any:
-    """On a busy machine an element may not stand still within the half second that Playwright has for it."""
-    for _ in range(20):
-        answer = act(server, "browse_interactive", browser_actions=actions, **more)
-        said = answer["extras"].get("last_browser_action_error", "")
-        if "Timeout 500ms exceeded" not in said or "does not answer" in said:
-            break
-    return answer
+    return act(server, "browse_interactive", browser_actions=actions, **more)
 
 
 def error(answer: Any) -> str:
