@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 from tests.integration.bases import HOSTILE
-from tests.integration.conftest import missing
+from tests.integration.conftest import missing, program
 from tests.integration.test_base_matrix import LOCKED_DOWN, sandbox
 from tests.integration.test_openhands_client import HERE, python, runtime_image
 
@@ -88,6 +90,40 @@ def check_kill(client: Client) -> None:
     assert client.run(f"kill -9 $({FIND})").exit_code == 0
     assert "workbench" in get(client, "/v1/proxy/vscode/").text
     assert get(client, "/v1/plugins/vscode").json()["starts"] == starts + 1
+
+
+SERVE = (
+    "import http.server as s; h = s.HTTPServer(('127.0.0.1', 0), s.SimpleHTTPRequestHandler); "
+    "print(h.server_port, flush=True); h.serve_forever()"
+)
+
+
+def test_the_view_of_ports_opens_what_the_agent_has_started() -> None:
+    with sandbox("musl", "--engine", "embedded") as client, sync_playwright() as playwright:
+        if not get(client, "/v1/capabilities").json()["features"]["vscode"]["works"]:
+            missing("the component vscode in this bundle")
+        client.write("/tmp/site/index.html", "<h1>What the agent made</h1>")
+        client.run(f"cd /tmp/site; /openhands/bin/oh-python -c {json.dumps(SERVE)} > port 2> log &")
+        port = client.run("until read -r port < port; do :; done; echo $port", timeout=60).output
+        get(client, "/vscode/connection_token")
+        link = get(client, "/v1/plugins/vscode").json()["link"]
+        browser = playwright.chromium.launch(
+            executable_path=program("chromium-headless-shell"), args=["--no-sandbox"]
+        )
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(client.url.rstrip("/") + link)
+        page.locator(".statusbar-item a[aria-label*='ort']").first.click()
+        page.get_by_role("button", name="Forward a Port").first.click()
+        box = page.locator(".part.panel .monaco-inputbox input:visible").first
+        box.fill(port)
+        box.press("Enter")
+        row = page.locator(f".part.panel .monaco-list-row[aria-label*='/proxy/{port}/']").first
+        found = re.search(r"http://\S+/v1/proxy/vscode/proxy/\d+/", row.get_attribute("aria-label") or "")
+        assert found
+        page.goto(found[0])
+        assert page.inner_text("h1") == "What the agent made"
+        browser.close()
 
 
 def test_openhands_own_runtime_opens_vscode(python: str, runtime_image: str) -> None:
