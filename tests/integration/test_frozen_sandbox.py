@@ -17,14 +17,13 @@ from tests.integration.bases import BASES, WORKSHOP
 from tests.integration.test_base_matrix import LOCKED_DOWN, sandbox
 from tests.integration.test_kernels import cell
 from tests.integration.test_plugin_bases import MANIFEST, PROGRAM, get
-from tests.integration.test_shows import PAGE, act, bid, browse, check_others, site
+from tests.integration.test_shows import PAGE, act, browse, check_others, site
 
 from graftbox.errors import TransportError
 from graftbox.sandbox.client import Client
 
 EXAMPLE = Path(__file__).parents[2] / "examples/plugin-clock"
 EMBEDDED = ("--flavor", "pyinstaller", "--engine", "embedded")
-WORKING = f"{PAGE}<button onclick=\"document.title = 'at work'\">Work</button>"
 PATIENCE = 60.0
 SERVER = """
 for each in /proc/[0-9]*; do
@@ -134,7 +133,7 @@ def test_what_is_killed_is_told_of_and_the_next_action_works() -> None:
     """The kernel, Chromium and the server itself, each in the middle of something."""
     with (
         sandbox("hostile", *EMBEDDED) as client,
-        site(client, WORKING) as address,
+        site(client, PAGE) as address,
         ThreadPoolExecutor() as pool,
     ):
         kernel = cell(client, "import os; os.getpid()")
@@ -145,15 +144,14 @@ def test_what_is_killed_is_told_of_and_the_next_action_works() -> None:
         assert "was killed by signal 9 (SIGKILL)" in waiting.result()
         assert cell(client, "6 * 7") == "42"
 
-        seen = browse(client, f'goto("{address}")')
+        browse(client, f'goto("{address}")')
         chromium = get(client, "/v1/browser")
         family = {kernel, *group(client, chromium["pid"])}
         assert len(family) > 3
-        button = bid(seen, "button 'Work'")
-        actions = f'click("{button}")\nnoop(50000)'
+        actions = f'goto("{address}?at-work")\nnoop(50000)'
         waiting = pool.submit(act, client, "browse_interactive", browser_actions=actions)
         page = f"/v1/browser/pages/{chromium['pages'][0]['id']}"
-        until(lambda: get(client, page)["title"] == "at work")
+        until(lambda: "at-work" in get(client, page)["url"])
         client.run(f"kill -9 {chromium['pid']}")
         assert "Chromium was killed by signal 9 (SIGKILL)" in waiting.result()["content"]
         assert "Nobody yet" in browse(client, f'goto("{address}")')["content"]
