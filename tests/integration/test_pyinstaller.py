@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.integration.bases import BASES, HOSTILE, Base, reference
-from tests.integration.conftest import Docker, program
+from tests.integration.conftest import Docker, Registry, program
 from tests.integration.test_base_matrix import (
     MODES,
     check_bundled_program,
@@ -152,6 +152,31 @@ def test_the_bundle_is_whole_and_tells_its_flavour(bundle: dict[str, Any]) -> No
     # What has no Python is the same layer in both.
     same = {layer["digest"] for layer in tree["components"]} & {layer["digest"] for layer in layers.values()}
     assert same or {layer["name"] for layer in tree["components"]} <= {"core", "jupyter", "mcp", "server"}
+
+
+def test_every_command_that_takes_a_bundle_takes_this_flavour(
+    bundle: dict[str, Any], registry: Registry
+) -> None:
+    unpacked = Path(graftbox("bundle", "path", *FLAVOR).stdout.strip())
+    assert os.access(unpacked / "code/server/action-execution-server", os.X_OK)
+    document = json.loads(graftbox("bundle", "sbom", *FLAVOR).stdout)
+    found = {component["name"]: component for component in document["components"]}
+    assert {"pyinstaller", "libpython3.13", "ipykernel", "chromium-headless-shell"} <= set(found)
+    assert found["pyinstaller"]["licenses"]
+
+    image = f"{registry.address}/frozen/bundle:1"
+    graftbox("bundle", "push", image, *FLAVOR)
+    repository = f"{registry.address}/frozen/runtime"
+    made = json.loads(graftbox("graft", "scratch", "--to-repo", repository, *FLAVOR, "--json").stdout)
+    named = json.loads(graftbox("tags", "scratch", "--to-repo", repository, *FLAVOR, "--json").stdout)
+    assert set(named["digests"].values()) == {made["digest"]}
+    others = json.loads(graftbox("tags", "scratch", "--json").stdout)
+    assert not [kind for kind in named["digests"] if named[kind] == others[kind]]
+    assert named["versioned"] == others["versioned"].replace("_scratch", "-pyinstaller_scratch")
+    runtime = f"{repository}:{named['versioned']}"
+    assert json.loads(graftbox("doctor", runtime, "--quick", "--json").stdout)["usable"]
+    verified = json.loads(graftbox("verify", runtime, "--json").stdout)
+    assert bundle["digest"] in json.dumps(verified)
 
 
 @pytest.fixture
