@@ -36,7 +36,7 @@ HEADERS = {"Accept": "application/json, text/event-stream"}
 def sandbox(folder: Path) -> Sandbox:
     variables = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     entries = tuple(os.fsencode(f"{name}={value}") for name, value in variables.items())
-    return Sandbox(Settings(working_dir=str(folder)), Environment(entries))
+    return Sandbox(Settings(port=None, working_dir=str(folder)), Environment(entries))
 
 
 @asynccontextmanager

@@ -68,7 +68,8 @@ def test_a_plugin_that_is_asked_for_while_its_manifest_is_read_starts_what_that_
 
     async def started() -> int:
         environment = Environment((b"PATH=" + os.environb[b"PATH"],))
-        sandbox = Sandbox(Settings(working_dir=str(tmp_path), plugin_folders=(str(tmp_path),)), environment)
+        settings = Settings(port=None, working_dir=str(tmp_path), plugin_folders=(str(tmp_path),))
+        sandbox = Sandbox(settings, environment)
 
         async def start() -> int:
             plugin = await sandbox.plugins.get("one")
