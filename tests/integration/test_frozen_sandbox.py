@@ -149,11 +149,11 @@ def test_what_is_killed_is_told_of_and_the_next_action_works() -> None:
         family = {kernel, *group(client, chromium["pid"])}
         assert len(family) > 3
         actions = f'goto("{address}?at-work")\nnoop(50000)'
-        waiting = pool.submit(act, client, "browse_interactive", browser_actions=actions)
+        browsing = pool.submit(act, client, "browse_interactive", browser_actions=actions)
         page = f"/v1/browser/pages/{chromium['pages'][0]['id']}"
         until(lambda: "at-work" in get(client, page)["url"])
         client.run(f"kill -9 {chromium['pid']}")
-        assert "Chromium was killed by signal 9 (SIGKILL)" in waiting.result()["content"]
+        assert "Chromium was killed by signal 9 (SIGKILL)" in browsing.result()["content"]
         assert "Nobody yet" in browse(client, f'goto("{address}")')["content"]
         until(lambda: not there(client, family))
 

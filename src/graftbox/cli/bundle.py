@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from graftbox.cli.options import compression_option, flavor_option
+from graftbox.cli.options import compression_option, flavor_option, source_options
 from graftbox.cli.registries import registry_options
 from graftbox.store import Store
 
@@ -60,11 +60,7 @@ def bundle() -> None:
 
 @bundle.command()
 @choice
-@click.option("--debian-mirror", metavar="URL", help="Debian's archive (default: this machine's apt).")
-@click.option("--security-mirror", metavar="URL", help="Debian's security archive (default: apt's).")
-@click.option("--snapshot", metavar="URL", help="A snapshot archive, for versions that mirrors have dropped.")
-@click.option("--index-url", metavar="URL", help="The Python package index (default: pip's or uv's).")
-@click.option("--npm-registry", metavar="URL", help="The npm registry (default: npm's).")
+@source_options
 @click.option(
     "--from-dist",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -78,11 +74,7 @@ def build(
     compression: str,
     flavor: str,
     as_json: bool,
-    debian_mirror: str | None,
-    security_mirror: str | None,
-    snapshot: str | None,
-    index_url: str | None,
-    npm_registry: str | None,
+    sources: Sources,
     from_dist: Path | None,
 ) -> None:
     """Build the bundle, as far as that is not done yet.
@@ -90,16 +82,7 @@ def build(
     Fetches the locked packages, checks their hashes, stages and relocates their files, and packs them as
     layers into the cache folder ($GRAFTBOX_CACHE). Needs no root, no Docker, and runs nothing of the target.
     """
-    from graftbox.bundle.sources import Sources
-
     started = time.monotonic()
-    sources = Sources.find(
-        debian_mirror=debian_mirror,
-        security_mirror=security_mirror,
-        snapshot=snapshot,
-        index_url=index_url,
-        npm_registry=npm_registry,
-    )
     if from_dist is not None:
         _adopt(from_dist, _job(components, arch, recipe, Store(), compression, flavor), sources)
     made = _built(components, arch, recipe, Store(), compression, flavor, sources)

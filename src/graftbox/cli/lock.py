@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graftbox.cli.options import source_options
 from graftbox.errors import NotFoundError, VerificationError
 
 if TYPE_CHECKING:
     from graftbox.bundle.lock import Lock
     from graftbox.bundle.recipe import Recipe
+    from graftbox.bundle.sources import Sources
 
 
 @click.command()
@@ -23,11 +25,7 @@ if TYPE_CHECKING:
 @click.option("--update-missing", is_flag=True, help="Replace only packages that mirrors have dropped.")
 @click.option("--check", is_flag=True, help="Only say whether the lock fits the recipe.")
 @click.option("--allow-expired", is_flag=True, help="Accept an archive's Release file past its date.")
-@click.option("--debian-mirror", metavar="URL", help="Debian's archive (default: this machine's apt).")
-@click.option("--security-mirror", metavar="URL", help="Debian's security archive (default: apt's).")
-@click.option("--snapshot", metavar="URL", help="A snapshot archive, for versions that mirrors have dropped.")
-@click.option("--index-url", metavar="URL", help="The Python package index (default: pip's or uv's).")
-@click.option("--npm-registry", metavar="URL", help="The npm registry (default: npm's).")
+@source_options
 @click.option(
     "--keyring", type=click.Path(path_type=Path), help="Keys that may sign (default: the recipe's)."
 )
@@ -38,11 +36,7 @@ def lock(
     update_missing: bool,
     check: bool,
     allow_expired: bool,
-    debian_mirror: str | None,
-    security_mirror: str | None,
-    snapshot: str | None,
-    index_url: str | None,
-    npm_registry: str | None,
+    sources: Sources,
     keyring: Path | None,
     as_json: bool,
 ) -> None:
@@ -54,7 +48,6 @@ def lock(
     from graftbox.bundle import locking
     from graftbox.bundle.lock import Lock
     from graftbox.bundle.recipe import Recipe
-    from graftbox.bundle.sources import Sources
     from graftbox.cli.status import Status
     from graftbox.store import Store, file_place
 
@@ -63,13 +56,6 @@ def lock(
     if check:
         _check(parsed, Lock.read(target), target, recipe)
         return
-    sources = Sources.find(
-        debian_mirror=debian_mirror,
-        security_mirror=security_mirror,
-        snapshot=snapshot,
-        index_url=index_url,
-        npm_registry=npm_registry,
-    )
     workshop = locking.Workshop(Store(), sources, Status(), keyring=keyring, allow_expired=allow_expired)
     existing = next((path for path in (target, Lock.place(parsed)) if path.is_file()), None)
     old = Lock.read(existing) if existing else None

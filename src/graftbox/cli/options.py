@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Amount(click.FloatRange):
@@ -38,3 +42,37 @@ flavor_option = click.option(
     show_default=True,
     help="How the server comes: as files of Python, or as one binary.",
 )
+
+
+def source_options(function: F) -> F:
+    """Adds the options that say where packages come from; the command gets them as one ``sources``."""
+
+    @click.option("--debian-mirror", metavar="URL", help="Debian's archive (default: this machine's apt).")
+    @click.option("--security-mirror", metavar="URL", help="Debian's security archive (default: apt's).")
+    @click.option(
+        "--snapshot", metavar="URL", help="A snapshot archive, for versions that mirrors have dropped."
+    )
+    @click.option("--index-url", metavar="URL", help="The Python package index (default: pip's or uv's).")
+    @click.option("--npm-registry", metavar="URL", help="The npm registry (default: npm's).")
+    @functools.wraps(function)
+    def wrapped(
+        *arguments: Any,
+        debian_mirror: str | None,
+        security_mirror: str | None,
+        snapshot: str | None,
+        index_url: str | None,
+        npm_registry: str | None,
+        **options: Any,
+    ) -> Any:
+        from graftbox.bundle.sources import Sources
+
+        sources = Sources.find(
+            debian_mirror=debian_mirror,
+            security_mirror=security_mirror,
+            snapshot=snapshot,
+            index_url=index_url,
+            npm_registry=npm_registry,
+        )
+        return function(*arguments, sources=sources, **options)
+
+    return wrapped  # type: ignore[return-value]  # click's decorators keep no signatures

@@ -146,7 +146,9 @@ class App:
             if hmac.compare_digest(value, key):
                 return True
         for offer in scope.get("subprotocols", ()):
-            if offer.startswith("graftbox.key.") and hmac.compare_digest(_decoded(offer[13:]), key):
+            # Browsers can't set headers on a WebSocket, so they may offer the key as a second subprotocol.
+            prefix, _, text = offer.rpartition(".")
+            if prefix == "graftbox.key" and hmac.compare_digest(_decoded(text), key):
                 return True
         return False
 

@@ -10,8 +10,6 @@ from graftbox.server.request import Request
 from graftbox.server.sandbox import Sandbox
 
 PROTOCOL = "graftbox"
-KEY_PREFIX = "graftbox.key."
-"""Browsers can't set headers on a WebSocket, so they may offer the key as a second subprotocol."""
 
 
 class Channel(Request):

@@ -14,8 +14,6 @@ from graftbox.server.schema import TEXT, MismatchError, Schema, check
 MANIFEST = "plugin.toml"
 NAME = re.compile(r"(?!port$)[a-z0-9][a-z0-9_-]{0,31}")
 """Not "port": below /v1/proxy/port are the ports of the sandbox."""
-TIME_LIMIT = 120.0
-"""Seconds to get ready, where neither the manifest nor ``INIT_PLUGIN_TIMEOUT`` says otherwise."""
 _PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
 _NAMES: Schema = {"type": "array", "items": TEXT}
 _SCHEMA: Schema = {
