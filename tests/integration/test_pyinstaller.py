@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from tests.integration.test_mcp import STDIO_SERVER, call
 from graftbox.sandbox.client import Client
 
 ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples/plugin-clock"
 FLAVOR = ("--flavor", "pyinstaller")
 FOLDER = "/openhands/code/server"
 OWN = "[path for path in {line.split()[-1] for line in open('/proc/self/maps')} if '/' in path]"
@@ -220,7 +222,9 @@ def test_poetry_makes_the_program_too(
         subprocess.run([python, *pip, *pinned], check=True)
     wheel = (sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "--no-build-isolation")
     subprocess.run([*wheel, "-w", tmp_path, ROOT], check=True)
-    subprocess.run([python, *pip, "--no-deps", next(tmp_path.glob("graftbox-*.whl"))], check=True)
+    subprocess.run([*wheel, "-w", tmp_path, _copied(EXAMPLE, tmp_path / "clock")], check=True)
+    wheels = [*tmp_path.glob("graftbox-*.whl"), *tmp_path.glob("graftbox_plugin_clock-*.whl")]
+    subprocess.run([python, *pip, "--no-deps", *wheels], check=True)
     shutil.copytree(ROOT / "packaging/poetry", tmp_path / "project")
     made = subprocess.run(
         [tmp_path / "tools/bin/poetry", "build"],
@@ -245,6 +249,16 @@ def test_poetry_makes_the_program_too(
         assert cell(client, "import sys; sys.version_info[:2]") == str(sys.version_info[:2])
         mapped = eval(cell(client, OWN))
         assert not [path for path in mapped if not path.startswith(("/openhands/", "/dev/", "/SYSV"))]
+        # What brings entry points is frozen as everything else in the environment.
+        assert re.fullmatch(r"[\d:]{8}\n", client._request("GET", "/v1/proxy/clock/").text)
+        chimes = client._request("POST", "/v1/plugins/chimes/start?wait=30").json()
+        assert (chimes["state"], chimes["source"]) == ("running", "entry point of graftbox_plugin_clock-1.0")
+
+
+def _copied(source: Path, target: Path) -> Path:
+    """Where building it leaves nothing behind."""
+    shutil.copytree(source, target)
+    return target
 
 
 def test_a_dockerfile_copies_the_binary(dockerd: Docker) -> None:
