@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import free_port, program, started
+from tests.integration.conftest import program
 
 from graftbox.bundle.build import build
 from graftbox.bundle.lock import Lock
@@ -120,23 +120,3 @@ def test_chromium_draws_a_page_and_runs_its_script(tree: Path) -> None:
     options += ["--disable-dev-shm-usage", "--js-flags=--jitless", "--timeout=550000"]
     command = ["/openhands/browser/chromium-headless-shell", *options, "--user-data-dir=/tmp/d", "--dump-dom"]
     assert '<p id="a">42</p>' in run(tree, *command, PAGE)
-
-
-@LONG
-def test_the_server_answers(tree: Path, tmp_path: Path) -> None:
-    port = free_port()
-    command = [
-        *PYTHON,
-        "/openhands/bin/action-execution-server",
-        str(port),
-        "--no-auth",
-        "--working-dir",
-        "/tmp",
-    ]
-
-    def alive() -> bool:
-        get = ["curl", "--silent", "--fail", "--max-time", "20", f"http://127.0.0.1:{port}/alive"]
-        return subprocess.run(get, capture_output=True).returncode == 0
-
-    with started(emulated(tree, *command), tmp_path / "log", alive, 600):
-        pass
