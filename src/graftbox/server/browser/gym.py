@@ -15,7 +15,7 @@ from graftbox.server.browser.chromium import HEIGHT, WIDTH
 from graftbox.server.browser.downloads import Downloads
 from graftbox.server.browser.errors import BrowserError, PageError
 from graftbox.server.browser.hand import Hand
-from graftbox.server.browser.marking import ACTIVATION, BINDING
+from graftbox.server.browser.marking import ACTIVATION, BINDING, MOST
 from graftbox.server.browser.marks import overlay
 from graftbox.server.browser.observation import Observation, content, observe
 from graftbox.server.browser.text import as_text
@@ -222,12 +222,18 @@ class Gym:
             self._give_up(page)
             # Its process must be gone before another page can be put into it.
             await asyncio.wait(self._ending, timeout=LOOK_LEAST_SECONDS)
-            return f"The page {page.url} does not answer, as its scripts keep it busy. Its tab was closed."
+            return (
+                f"The page {page.url} does not answer: its scripts keep it busy, or it is too large. "
+                "Its tab was closed."
+            )
         return f"The page {page.url} is too large or too busy to be looked at in the time that was left."
 
     async def _told(self, page: Page, seen: Observation, error: str) -> Step:
         assert self.context is not None
         pages = self.pages
+        notes = self.downloads.take_notes()
+        if seen.cut:
+            notes.append(f"Only the first {MOST} elements of the page, or of a frame in it, have a bid.")
         return Step(
             url=page.url,
             urls=[each.url for each in pages],
@@ -241,7 +247,7 @@ class Gym:
             picture=seen.picture,
             marked=overlay(seen.picture, seen.properties),
             downloads=tuple(self.downloads.finished),
-            notes=tuple(self.downloads.take_notes()),
+            notes=tuple(notes),
         )
 
     # Tabs

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 ATTRIBUTE = "bid"
 PREFIX = "browsergym_id_"
+MOST = 20_000
+"""Elements of a frame that get an id: with more, a page can't be looked at in the time of a step."""
 
 # Elements in order, those of open shadow trees behind their hosts.
 _ELEMENTS = """
@@ -24,9 +26,11 @@ _ELEMENTS = """
 """
 
 MARK = (
-    """async ([parent, attribute, prefix, patience]) => {"""
+    """async ([parent, attribute, prefix, patience, most]) => {"""
     + _ELEMENTS
     + """
+  const cut = elements.length > most;
+  elements.length = Math.min(elements.length, most);
   const first = !window.__graftbox_ids;
   const counters = window.__graftbox_ids ??= {elements: 0, frames: 0};
   const frameName = (number) => {
@@ -106,6 +110,7 @@ MARK = (
   let active = document.activeElement;
   while (active && active.shadowRoot) active = active.shadowRoot.activeElement;
   return {
+    cut,
     focused: active ? active.getAttribute(attribute) : null,
     anything: Boolean(active),
     ids: elements.map((each) => ids.get(each)),
@@ -114,8 +119,9 @@ MARK = (
   };
 }"""
 )
-"""Arguments: what the frame's ids begin with, `ATTRIBUTE`, `PREFIX`, milliseconds to wait for visibility.
-Returns the id of the ``focused`` element, whether there is ``anything`` in focus, and of all elements: the
+"""Arguments: what the frame's ids begin with, `ATTRIBUTE`, `PREFIX`, milliseconds to wait for visibility,
+`MOST`. Returns whether elements were ``cut`` off, as there are more than that, the id of the ``focused``
+element, whether there is ``anything`` in focus, and of all elements: the
 ``ids``, how much is ``visible``, from 0 to 1, with blanks between, whether they are ``marked``, as digits.
 Long lists are slow to pass on, long strings are not."""
 

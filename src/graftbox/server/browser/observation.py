@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graftbox.server.browser.marking import ATTRIBUTE, MARK, PREFIX, UNMARK
+from graftbox.server.browser.marking import ATTRIBUTE, MARK, MOST, PREFIX, UNMARK
 
 if TYPE_CHECKING:
     from playwright.async_api import CDPSession, Frame, Page
@@ -34,6 +34,8 @@ _PASSING = (
 )
 
 Tree = dict[str, Any]
+Marks = dict[str, tuple[float, bool]]
+"""By id: how much of an element is to be seen, from 0 to 1, and whether it is in the set of marks."""
 Properties = dict[str, dict[str, Any]]
 
 
@@ -41,7 +43,8 @@ Properties = dict[str, dict[str, Any]]
 class Observation:
     """``tree`` as the protocol's accessibility tree, with ``browsergym_id``; ``properties`` by id;
     ``snapshot`` as DOMSnapshot.captureSnapshot gives it; ``picture`` is a PNG in base64; ``changed``: the
-    page may have become another while it was looked at.
+    page may have become another while it was looked at; ``cut``: it has elements without an id, as there are
+    too many.
     """
 
     tree: Tree
@@ -50,6 +53,7 @@ class Observation:
     focused: str | None
     picture: str
     changed: bool = False
+    cut: bool = False
 
 
 async def observe(page: Page, session: CDPSession) -> Observation:
@@ -67,13 +71,14 @@ async def observe(page: Page, session: CDPSession) -> Observation:
 
 
 async def _observe(page: Page, session: CDPSession) -> Observation:
-    marks: dict[str, tuple[float, bool]] = {}
+    marks: Marks = {}
     frames = [page.main_frame]
+    cut: list[Frame] = []
     # The picture takes longest, and what is marked does not show in it.
     shot = {"format": "png", "optimizeForSpeed": True}
     picture = asyncio.ensure_future(_ask(session, "Page.captureScreenshot", shot))
     try:
-        focused = await _mark(page.main_frame, "", marks, frames, VISIBILITY_MS)
+        focused = await _mark(page.main_frame, "", marks, (frames, cut), VISIBILITY_MS)
         snapshot, tree = await asyncio.gather(
             _ask(
                 session,
@@ -91,7 +96,7 @@ async def _observe(page: Page, session: CDPSession) -> Observation:
         await asyncio.wait(tasks, timeout=UNMARK_SECONDS)
     data = (await picture)["data"]
     changed = any(not task.done() or task.result() for task in tasks)
-    return Observation(tree, properties(snapshot, marks), snapshot, focused, data, changed)
+    return Observation(tree, properties(snapshot, marks), snapshot, focused, data, changed, bool(cut))
 
 
 async def _ask(session: CDPSession, method: str, params: dict[str, Any] | None = None) -> Any:
@@ -109,10 +114,16 @@ async def _unmark(frame: Frame) -> bool:
 
 
 async def _mark(
-    frame: Frame, name: str, marks: dict[str, tuple[float, bool]], frames: list[Frame], patience: int
+    frame: Frame, name: str, marks: Marks, seen: tuple[list[Frame], list[Frame]], patience: int
 ) -> str | None:
-    """Mark this frame and those in it; returns the id of what has the focus, "" for nothing."""
-    found = await frame.evaluate(MARK, [name, ATTRIBUTE, PREFIX, patience])
+    """Mark this frame and those in it; returns the id of what has the focus, "" for nothing.
+
+    ``seen``: the frames within are added to the first list, those with too many elements to the second.
+    """
+    frames, cut = seen
+    found = await frame.evaluate(MARK, [name, ATTRIBUTE, PREFIX, patience, MOST])
+    if found["cut"]:
+        cut.append(frame)
     for key, visible, marked in zip(found["ids"], found["visible"].split(), found["marked"], strict=True):
         marks[key] = (float(visible), marked == "1")
     focused: str | None = found["focused"] if found["anything"] else ""
@@ -122,8 +133,8 @@ async def _mark(
             continue
         frames.append(child)
         # Of what is not to be seen, Chromium never tells how much is to be seen.
-        seen = patience if marks.get(key, (0.0, False))[0] else 0
-        inner = await _mark(child, key, marks, frames, seen)
+        least = patience if marks.get(key, (0.0, False))[0] else 0
+        inner = await _mark(child, key, marks, seen, least)
         if key == focused:
             focused = inner
     return focused
@@ -201,7 +212,7 @@ def _data(text: str) -> tuple[str | None, str]:
     return (match.group(1), match.group(2)) if match else (None, text)
 
 
-def properties(snapshot: dict[str, Any], marks: dict[str, tuple[float, bool]]) -> Properties:
+def properties(snapshot: dict[str, Any], marks: Marks) -> Properties:
     """By id: ``visibility``, ``bbox`` (x, y, width, height on the page) or None, ``clickable``,
     ``set_of_marks``; in the order of the documents, frames behind what they are in.
     """

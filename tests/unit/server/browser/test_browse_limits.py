@@ -53,8 +53,8 @@ def noted(server: Tester, text: str, *answers: Any) -> str:
         for content in contents:
             if found := re.search(rf"^\[(.*{text}.*)\]$", content, re.MULTILINE):
                 return found[1]
-        assert time.monotonic() < deadline, contents
-        contents = [do(server, "noop(100)")["content"]]
+        assert time.monotonic() < deadline, [content[:600] for content in contents]
+        contents.append(do(server, "noop(100)")["content"])
 
 
 def resident(server: Tester) -> int:
@@ -63,12 +63,10 @@ def resident(server: Tester) -> int:
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
-def test_of_a_hundred_tabs_the_newest_are_closed_and_told_of(limited: Tester) -> None:
+def test_of_a_hundred_tabs_the_newest_are_closed(limited: Tester) -> None:
     go = opened(limited, "many.html", MANY)
     before = resident(limited)
-    answer = do(limited, f'click("{go}")')
-    line = noted(limited, "closed at once", answer)
-    assert re.match(r"\d+ new tabs were closed at once, as 6 may be open \(GRAFTBOX_MAX_PAGES\)\.", line)
+    do(limited, f'click("{go}")')
     until(lambda: len(do(limited, "noop(0)")["extras"]["open_pages_urls"]) == 6)
     answer = do(limited, "tab_focus(0)")
     assert (error(answer), answer["extras"]["url"]) == ("", f"file://{limited.folder}/many.html")
