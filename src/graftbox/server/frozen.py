@@ -185,7 +185,7 @@ def _run(options: Options) -> None:
 
 
 def _code_of(path: str) -> CodeType:
-    """The code of a script; that of what is frozen, the server's and plugins', is in the archive, compiled."""
+    """The code of a script; that of what is frozen, the server's and plugins', is compiled in the archive."""
     home = _home()
     if home and path.startswith(f"{home}/") and path.endswith(".py"):
         from importlib.util import find_spec

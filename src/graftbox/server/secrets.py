@@ -51,10 +51,10 @@ def _hide(entries: list[bytes]) -> None:
 
 
 def _block() -> tuple[int, int]:
-    """Where in memory the kernel reads the environment; (0, 0) without /proc."""
+    """Where in memory the kernel reads the environment; (0, 0) where no /proc says so."""
     try:
         with open("/proc/self/stat", "rb") as file:  # noqa: PTH123 - before pathlib is imported
             fields = file.read().rpartition(b")")[2].split()
-    except OSError:
+        return int(fields[_ENV_START]), int(fields[_ENV_END])
+    except (OSError, IndexError):
         return 0, 0
-    return int(fields[_ENV_START]), int(fields[_ENV_END])

@@ -22,7 +22,7 @@ from graftbox.server.plugins.manifest import MANIFEST, NAME, Manifest, parse, re
 
 BUNDLED = Path("/openhands/plugins")
 PACKAGES = "site-packages"
-"""Below a folder of plugins: what ``pip install --target`` has put there, for distributions with entry points."""
+"""Below a folder of plugins: distributions with entry points, put there by ``pip install --target``."""
 GROUP = "graftbox.plugins"
 
 
