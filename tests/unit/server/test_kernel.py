@@ -111,7 +111,7 @@ def test_a_cell_that_ignores_interrupts_costs_the_kernel(client: Any) -> None:
 
 
 def test_huge_output_keeps_its_beginning_and_its_end(client: Any) -> None:
-    text = cell(client, "print('first')\nfor _ in range(300): print('x' * 1_000_000)\nprint('last')")
+    text = cell(client, "print('first')\nfor _ in range(60): print('x' * 1_000_000)\nprint('last')")
     assert text.startswith("first\nxxx")
     assert text.endswith("xxx\nlast")
     assert "[... Observation truncated due to length ...]" in text

@@ -33,6 +33,12 @@ LIST = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
 HEADERS = {"Accept": "application/json, text/event-stream"}
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client takes a server that is silent for ten seconds for one of an older era."""
+    monkeypatch.setattr("mcp.client.session.DISCOVER_TIMEOUT_SECONDS", 120.0)
+
+
 def sandbox(folder: Path) -> Sandbox:
     variables = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     entries = tuple(os.fsencode(f"{name}={value}") for name, value in variables.items())

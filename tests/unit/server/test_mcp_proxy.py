@@ -22,6 +22,12 @@ SERVER = Path(__file__).with_name("mcp_stdio_server.py")
 DONE = "MCP server updated successfully"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client takes a server that is silent for ten seconds for one of an older era."""
+    monkeypatch.setattr("mcp.client.session.DISCOVER_TIMEOUT_SECONDS", 120.0)
+
+
 def spec(name: str = "fixture", **env: str) -> dict[str, Any]:
     return {"name": name, "command": sys.executable, "args": [str(SERVER)], "env": env}
 

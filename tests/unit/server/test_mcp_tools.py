@@ -24,6 +24,12 @@ JSON = {"Accept": "application/json, text/event-stream", "Content-Type": "applic
 Use = Callable[[McpClient], Awaitable[Any]]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client takes a server that is silent for ten seconds for one of an older era."""
+    monkeypatch.setattr("mcp.client.session.DISCOVER_TIMEOUT_SECONDS", 120.0)
+
+
 def address(server: Any) -> str:
     return f"http://127.0.0.1:{server.port}/mcp"
 
