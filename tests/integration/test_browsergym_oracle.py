@@ -163,7 +163,7 @@ def ours(program: str, steps: list[str], folder: Path) -> list[dict[str, Any]]:
         return found
 
     async def main() -> list[dict[str, Any]]:
-        driver = Driver(Identity.own())
+        driver = Driver(Identity.own(), folder / "driver")
         try:
             return await driver.run(work(driver))
         finally:

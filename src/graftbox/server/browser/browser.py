@@ -143,6 +143,11 @@ class Browser:
         await self.local.open()
         return self.local.url
 
+    async def place(self) -> Path:
+        """A private folder of the user of the actions, gone with the server. Raises `StorageError`."""
+        async with self._changing:
+            return await aside(None, self._place)
+
     async def router(self) -> Router:
         """The channel to a running Chromium; raises as `endpoint` does."""
         if self._router is not None and not self._router.ended.is_set():
@@ -202,11 +207,15 @@ class Browser:
             return router
         raise AssertionError
 
-    def _plan(self, sandboxed: bool) -> Plan:
+    def _place(self) -> Path:
         sandbox = self.sandbox
         if self._folder is None:
             self._folder, self._lock = runtime.claim(sandbox.environment, sandbox.settings.working_dir, None)
-        folder = runtime.place_for(self._folder, sandbox.identity) / "b"
+        return runtime.place_for(self._folder, sandbox.identity)
+
+    def _plan(self, sandboxed: bool) -> Plan:
+        sandbox = self.sandbox
+        folder = self._place() / "b"
         shutil.rmtree(folder, ignore_errors=True)
         program = self._program
         assert program is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
+import os
 import re
 import shutil
 import time
@@ -71,7 +72,7 @@ class Browsing:
             try:
                 step = await self._step(text, seconds)
             except (GraftboxError, OSError) as error:
-                return BrowseResult(*_reply(_failed(action, str(error), url)))
+                return BrowseResult(*_reply(_failed(action, str(error), url), self._notes()))
             return await self._observed(action, text, step)
 
     async def _address(self, url: str) -> str:
@@ -147,7 +148,8 @@ class Browsing:
             await self._drop()
         driver = self._driver
         if driver is None:
-            driver = self._driver = Driver(self.sandbox.identity, self.sandbox.settings.working_dir)
+            own = await browser.place() / f"d{os.urandom(4).hex()}"
+            driver = self._driver = Driver(self.sandbox.identity, own)
         folder = self.sandbox.settings.working_dir
         downloads = str(Path(folder, DOWNLOADS))
         _, endpoint = await asyncio.gather(driver.run(driver.start()), browser.endpoint())
@@ -177,18 +179,18 @@ class Browsing:
 
     # Observations
 
-    def _notes(self, step: Step) -> str:
-        """What else the step has come to, one line for each thing."""
-        notes = list(step.notes)
+    def _notes(self, *notes: str) -> str:
+        """What else has happened since the last observation, one line for each thing."""
+        lines = list(notes)
         router, gym = self.sandbox.browser.current, self._gym
         if router is not None and gym is not None and (away := router.turned_away.pop(gym.context_id, 0)):
             tabs = "1 new tab was" if away == 1 else f"{away} new tabs were"
             most = f"{router.max_pages} may be open (GRAFTBOX_MAX_PAGES)"
-            notes.append(f"{tabs} closed at once, as {most}. Close those that are not needed.")
-        return "".join(f"[{note}]\n" for note in notes)
+            lines.append(f"{tabs} closed at once, as {most}. Close those that are not needed.")
+        return "".join(f"[{note}]\n" for note in lines)
 
     async def _observed(self, action: Browse | BrowseInteractive, text: str, step: Step) -> Observation:
-        notes = self._notes(step)
+        notes = self._notes(*step.notes)
         if step.downloads and isinstance(action, BrowseInteractive):
             try:
                 return await self._download(text, step.downloads[-1], notes)

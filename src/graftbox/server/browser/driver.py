@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
@@ -33,12 +34,13 @@ _STARTING = threading.Lock()
 
 
 class Driver:
-    """``playwright`` and ``pid`` once it runs; ``folder`` is one to write to where there is no /tmp.
+    """``playwright`` and ``pid`` once it runs; ``folder`` is made for its temporary files, and goes with it:
+    a process that is killed leaves them there.
 
     `run` and `close` are for the server's event loop, the other methods for coroutines on the driver's own.
     """
 
-    def __init__(self, identity: Identity, folder: str = "/") -> None:
+    def __init__(self, identity: Identity, folder: Path) -> None:
         self.identity = identity
         self.folder = folder
         self.playwright: Playwright | None = None
@@ -72,7 +74,8 @@ class Driver:
         self.pid = process.pid
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        """Node.js; raises `UnsupportedError`."""
+        """Node.js; raises `UnsupportedError`, or `OSError` where it can't have its folder."""
+        await asyncio.to_thread(self._prepare)
         try:
             process = await asyncio.create_subprocess_exec(
                 *command(),
@@ -132,6 +135,12 @@ class Driver:
             await self.run(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join, STOP_SECONDS)
+        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def _prepare(self) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        if self.identity.switched:
+            os.chown(self.folder, self.identity.uid, self.identity.gid)
 
     def _work(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -179,11 +188,9 @@ def command() -> list[str]:
     return [node, str(folder / "package" / "cli.js"), "run-driver"]
 
 
-def _environment(folder: str) -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     from playwright._impl._driver import get_driver_env
 
-    places = ("/tmp", "/dev/shm", folder)
-    temporary = next((place for place in places if os.access(place, os.W_OK | os.X_OK)), "/tmp")
-
     kept = {name: value for name, value in get_driver_env().items() if name.startswith("PW_")}
-    return {"PATH": "/usr/bin:/bin", "HOME": temporary, "TMPDIR": temporary, "LC_ALL": "C.UTF-8", **kept}
+    own = {"HOME": str(folder), "TMPDIR": str(folder), "LC_ALL": "C.UTF-8"}
+    return {"PATH": "/usr/bin:/bin", **own, **kept}

@@ -135,6 +135,28 @@ def living(group: int) -> dict[int, str]:
     return found
 
 
+def zombies(server: int) -> list[str]:
+    """The children of a server that have ended and that it has not asked for."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            name, _, rest = (entry / "stat").read_text().rpartition(")")
+        except OSError:
+            continue
+        if rest.split()[0] == "Z" and int(rest.split()[1]) == server:
+            found.append(f"{name})")
+    return found
+
+
+def leave_something(pid: int) -> list[Path]:
+    """Files in the folders of this Chromium that it knows nothing of."""
+    folder = Path(f"/proc/{pid}/cwd").readlink()
+    files = [folder / "profile" / "left", folder / "tmp" / "left"]
+    for path in files:
+        path.touch()
+    return files
+
+
 @pytest.fixture(scope="module")
 def launch(start: Callable[..., Any]) -> Callable[..., Tester]:
     """Starts servers with a browser: ``launch(*arguments, environment=…)``."""

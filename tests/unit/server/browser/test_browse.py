@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 import os
-import re
 import signal
 import threading
 import time
@@ -18,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mcp import Client as McpClient
-from tests.unit.server.browser.conftest import SECONDS
+from tests.unit.server.browser.acting import act, bid, do, error
+from tests.unit.server.browser.conftest import SECONDS, leave_something, living, zombies
 from tests.unit.server.conftest import until
 
 from graftbox.server.browser.png import decode
@@ -34,43 +33,10 @@ document.querySelector('#name').value">Go</button><p id=out></p><button onclick=
 <a href="/data" download="my data.csv">Download</a><input type=file onchange="out.textContent = value">"""
 
 
-def act(server: Tester, kind: str, timeout: float = SECONDS, **args: Any) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS * 2)
-    body = {"action": {"action": kind, "args": args, "timeout": timeout}}
-    connection.request("POST", "/execute_action", json.dumps(body))
-    response = connection.getresponse()
-    answer = json.loads(response.read())
-    connection.close()
-    assert response.status == 200, answer
-    return answer
-
-
-def do(server: Tester, actions: str, **more: Any) -> Any:
-    """On a busy machine an element may not stand still within the half second that Playwright has for it."""
-    for _ in range(20):
-        answer = act(server, "browse_interactive", browser_actions=actions, **more)
-        said = answer["extras"].get("last_browser_action_error", "")
-        if "Timeout 500ms exceeded" not in said or "does not answer" in said:
-            break
-    return answer
-
-
-def error(answer: Any) -> str:
-    assert answer["extras"]["error"] == bool(answer["extras"]["last_browser_action_error"])
-    found: str = answer["extras"]["last_browser_action_error"]
-    return found
-
-
 @pytest.fixture(scope="module")
 def form(browser: Tester) -> str:
     (browser.folder / "form.html").write_text(PAGE)
     return f"file://{browser.folder}/form.html"
-
-
-def bid(answer: Any, line: str) -> str:
-    found = re.search(rf"\[(\w+)\] {line}", answer["content"])
-    assert found, answer["content"]
-    return found.group(1)
 
 
 def test_a_page_that_changes_while_it_is_looked_at_is_looked_at_again(browser: Tester) -> None:
@@ -136,7 +102,7 @@ def test_the_page_keeps_no_trace_but_the_ids(browser: Tester, form: str) -> None
 def test_tabs_are_opened_chosen_and_closed_and_one_is_always_left(browser: Tester, form: str) -> None:
     answer = do(browser, f'goto("{form}")')
     popup = bid(answer, "button 'Popup'")
-    extras = do(browser, f'click("{popup}")')["extras"]
+    extras = do(browser, f'click("{popup}")', once=True)["extras"]
     if len(extras["open_pages_urls"]) < 2:  # on a busy machine it may be there after the click's answer
         until(lambda: len(do(browser, "noop(0)")["extras"]["open_pages_urls"]) == 2)
         extras = do(browser, "noop(0)")["extras"]
@@ -222,17 +188,54 @@ def drivers(server: int) -> list[int]:
     return found
 
 
+def folders(browser: Tester) -> list[Path]:
+    """What Playwright's processes have for temporary files."""
+    return [*Path(f"/proc/{browser.pid}/cwd").readlink().parent.glob("d*/*")]
+
+
 def test_a_killed_browser_is_told_of_and_the_next_action_works(browser: Tester, form: str) -> None:
-    answer = killed_while_waiting(browser, form, lambda: [browser.pid])
-    assert "Chromium was killed by signal 9 (SIGKILL)" in error(answer)
-    assert error(do(browser, f'goto("{form}")')) == ""
+    do(browser, f'goto("{form}")')
+    pid = browser.pid
+    left = leave_something(pid)
+    answer = killed_while_waiting(browser, form, lambda: [pid])
+    assert "Chromium was killed by signal 9 (SIGKILL). All tabs are gone" in error(answer)
+    answer = do(browser, f'goto("{form}")')
+    assert (error(answer), answer["extras"]["open_pages_urls"]) == ("", [form])
+    assert not [path for path in left if path.exists()]
+    until(lambda: not living(pid))
+    until(lambda: not zombies(browser.client.process.pid))
+    until(lambda: len(folders(browser)) == 1)
+
+
+def test_a_killed_page_is_told_of_and_the_next_action_works(browser: Tester, form: str) -> None:
+    do(browser, f'goto("{form}")')
+    pid = browser.pid
+
+    def renderers() -> list[int]:
+        return [each for each, line in living(pid).items() if "--type=renderer" in line]
+
+    answer = killed_while_waiting(browser, form, renderers)
+    assert "crashed" in error(answer)
+    answer = do(browser, f'goto("{form}")')
+    assert (error(answer), answer["extras"]["open_pages_urls"]) == ("", [form])
+    assert browser.pid == pid
+    until(lambda: browser.urls == [form])
+    until(lambda: not zombies(browser.client.process.pid))
 
 
 def test_a_killed_driver_is_told_of_and_the_next_action_works(browser: Tester, form: str) -> None:
+    do(browser, f'goto("{form}")')
+    pid = browser.pid
     answer = killed_while_waiting(browser, form, lambda: drivers(browser.client.process.pid))
-    assert "Playwright" in error(answer)
-    assert error(do(browser, f'goto("{form}")')) == ""
+    assert "Playwright, which drives the browser, has ended. All tabs are gone" in error(answer)
+    answer = do(browser, f'goto("{form}")')
+    assert (error(answer), answer["extras"]["open_pages_urls"]) == ("", [form])
     assert len(drivers(browser.client.process.pid)) == 1
+    assert browser.pid == pid
+    # The tabs went with it, and its files.
+    until(lambda: browser.urls == [form])
+    assert len(folders(browser)) == 1
+    until(lambda: not zombies(browser.client.process.pid))
 
 
 def test_two_actions_at_once_run_one_after_the_other(browser: Tester, form: str) -> None:
@@ -305,3 +308,13 @@ def test_nothing_is_left_when_the_server_ends(launch: Callable[..., Tester], sit
     server.client.process.terminate()
     assert server.client.process.wait(SECONDS) == 0
     until(lambda: not Path(f"/proc/{node}").exists())
+
+
+def test_nothing_is_left_when_the_server_is_killed(launch: Callable[..., Tester], site: str) -> None:
+    server = launch()
+    act(server, "browse", url=f"{site}/")
+    pid, (node,) = server.pid, drivers(server.client.process.pid)
+    server.client.process.kill()
+    server.client.process.wait()
+    until(lambda: not (living(node) or living(pid)))
+    server.client.process.returncode = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.server.browser.conftest import SECONDS, living
+from tests.unit.server.browser.conftest import SECONDS, leave_something, living, zombies
 from tests.unit.server.conftest import until
 
 LONG = {"expression": "new Promise(done => setTimeout(done, 50000))", "timeout": 55}
@@ -33,6 +33,7 @@ def test_a_killed_browser_is_told_of_and_started_anew(browser: Any, site: str) -
     page = browser.open(f"{site}/")
     pid = browser.pid
     assert len(living(pid)) > 3
+    left = leave_something(pid)
     with ThreadPoolExecutor() as threads:
         waiting = at_work(browser, page, threads)
         os.kill(pid, signal.SIGKILL)
@@ -49,6 +50,8 @@ def test_a_killed_browser_is_told_of_and_started_anew(browser: Any, site: str) -
     again = browser.open(f"{site}/")
     assert browser.get("GET", f"/pages/{again}/screenshot")[0] == 200
     assert browser.ask("GET", "")[1]["starts"] == found["starts"] + 1
+    assert not [path for path in left if path.exists()]
+    until(lambda: not zombies(browser.client.process.pid))
 
 
 def test_a_killed_page_is_told_of_and_others_go_on(browser: Any, site: str) -> None:
@@ -65,15 +68,19 @@ def test_a_killed_page_is_told_of_and_others_go_on(browser: Any, site: str) -> N
     assert browser.ask("GET", f"/pages/{page}/text")[0] == 502
     assert browser.evaluate(kept, "document.title") == "Start"
     assert browser.ask("POST", f"/pages/{page}/goto", {"url": f"{site}/other"})[1]["title"] == "Other"
+    until(lambda: not zombies(browser.client.process.pid))
 
 
 def test_a_browser_that_hangs_is_ended(browser: Any, site: str) -> None:
     page = browser.open(f"{site}/")
     pid = browser.pid
+    left = leave_something(pid)
     os.kill(pid, signal.SIGSTOP)
     assert browser.ask("GET", f"/pages/{page}/screenshot?timeout=1")[0] == 504
     until(lambda: not living(pid))
     assert browser.evaluate(browser.open(f"{site}/"), "document.title") == "Start"
+    assert not [path for path in left if path.exists()]
+    until(lambda: not zombies(browser.client.process.pid))
 
 
 def test_a_restart_ends_all_pages(browser: Any, site: str) -> None:
@@ -96,7 +103,7 @@ def test_nothing_of_the_browser_outlives_a_server_that_stops(launch: Callable[..
     browser.client.process.terminate()
     assert browser.client.process.wait(SECONDS) == 0
     until(lambda: not living(pid))
-    assert not folder.exists()
+    assert not folder.parent.parent.exists()
 
 
 def test_nothing_of_the_browser_outlives_a_server_that_is_killed(
@@ -105,6 +112,7 @@ def test_nothing_of_the_browser_outlives_a_server_that_is_killed(
     browser = launch()
     page = browser.open(f"{site}/")
     pid = browser.pid
+    folder = Path(f"/proc/{pid}/cwd").readlink().parent.parent
     with ThreadPoolExecutor() as threads:
         busy = threads.submit(browser.ask, "POST", f"/pages/{page}/evaluate", {"expression": "for (;;);"})
         time.sleep(0.2)
@@ -113,6 +121,11 @@ def test_nothing_of_the_browser_outlives_a_server_that_is_killed(
     browser.client.process.wait()
     until(lambda: not living(pid))
     browser.client.process.returncode = 0
+    # A folder this old is nobody's.
+    os.utime(folder, (0, 0))
+    other = launch()
+    assert other.evaluate(other.open(f"{site}/"), "document.title") == "Start"
+    assert not folder.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start the browser as another user")
