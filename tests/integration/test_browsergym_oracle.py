@@ -73,7 +73,13 @@ tab_focus(7)|fill("{input}", "Jane\\nDoe")|press("{input}", "Control+a")|clear("
 dblclick("{heading}")|select_option("{select}", "green")|select_option("{select}", ["none"])
 focus("{area}")|hover("{go}")|fill("{heading}", "x")|press("{area}", "Nonsense")
 click("{go}", button="right")|click("{go}", button="any")|drag_and_drop("{drag}", "{drop}")
-upload_file("{file}", "{path}")|click("{go}")scroll(0, 50) # two
+select_option("{many}", ["one", "three"])|select_option("{many}", [])|select_option("{many}", "two", 1)
+click("{go}", modifiers=["Control", "Shift"])|click("{go}", modifiers=["Any"])|dblclick("{heading}", "middle")
+press("{input}", "Shift+A")press("{input}", "ArrowLeft")press("{input}", "b")|press("{input}", "End", 1)
+clear("{heading}")|focus("{heading}")|fill("{area}", 7)|hover("{select}")hover("{go}")|hover("zz1")
+drag_and_drop("zz1", "{drop}")|upload_file("zz1", "x")|noop("x")|noop(wait_ms=5)|scroll(0)|go_back(1)
+tab_focus("x")|tab_focus(-1)|new_tab(1)|tab_close(index=0)|goto()|mouse_click(5, 5)|keyboard_press("a")
+upload_file("{file}", ["{path}"])|click("{go}")scroll(0, 50) # two
 goto("{base}frames.html")|click("a5")|fill("a6", "inside")|click("b4")|press("a0", "b")|click("zz1")
 click("a")|goto("{base}b.html")|go_back()|go_forward()|new_tab()|goto('{base}b.html')|tab_focus(0)
 tab_close()|tab_close()|goto("{base}b.html")|click("7")|click("8")|noop(300)|goto('http://127.0.0.1:1/')
@@ -177,6 +183,7 @@ NAMED = {
     "go": "button 'Go'",
     "heading": "heading 'Main",
     "select": "combobox",
+    "many": "listbox",
     "area": "textbox '' value='area'",
     "file": "button 'Choose File'",
     "drag": "StaticText 'drag me'",
