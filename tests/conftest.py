@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import signal
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ from graftbox.image.manifest import (
     serialise,
 )
 from graftbox.store import Store, digest_of
+
+# A shell that starts the tests in the background has them, and every program they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A run finds what the run before found, however busy the machine; who asks for more gets other examples.
 settings.register_profile(
