@@ -74,6 +74,9 @@ class Downloads:
         if event["state"] == "completed":
             path = event.get("filePath") or str(Path(self.folder, Path(download.name).name))
             self.finished.append(path)
+            if download.refused:
+                # It was complete before it could be canceled, and takes its place all the same.
+                self.size += download.size
         elif download.size >= self.limits.download_bytes - _CLOSE:
             # The kernel let Chromium write no more of it.
             self._refuse(event["guid"], download, self._file_limit)
