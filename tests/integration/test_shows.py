@@ -222,7 +222,7 @@ def site(client: Client, page: str) -> Iterator[str]:
     server = "import http.server as s; h = s.HTTPServer(('127.0.0.1', 0), s.SimpleHTTPRequestHandler); "
     code = f"{server}print(h.server_port, flush=True); h.serve_forever()"
     client.run("cd /tmp/site")
-    client.run(f"/openhands/bin/oh-python -c {json.dumps(code)} > port 2> log &")
+    client.run(f": > port; /openhands/bin/oh-python -c {json.dumps(code)} > port 2> log &")
     port = client.run("until read -r port < port; do :; done; echo $port", timeout=60).output
     assert port.isdigit(), port
     try:
