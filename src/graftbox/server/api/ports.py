@@ -41,7 +41,9 @@ OPENAPI = {
     "show": Operation(
         "One port of the sandbox, and the link to it",
         "The link is there before anything listens, too.",
+        path={"port": {"type": "integer", "minimum": 1, "maximum": 65535}},
         answers={200: PORT},
+        errors=(404,),
     ),
 }
 
