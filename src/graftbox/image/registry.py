@@ -260,9 +260,13 @@ class RegistryTarget:
                 unknown = [blob for blob in blobs[1:] if self._is_unknown(blob)]
                 few = len(unknown) <= MANY_UNKNOWN or len(unknown) == len(blobs) - 1
                 return [blobs[0], *(unknown if few else ())]
+        believed = {blob.digest for blob in blobs if self.name.repository in self._known.of(blob.digest)}
         response = self._put_manifest(manifest, selector)
         self._top = manifest
         if response.status_code in {400, 404, 422} and blobs and (missing := self._missing(response, blobs)):
+            # What has come to be known since then, another image has sent meanwhile.
+            for digest in believed.intersection(blob.digest for blob in missing):
+                self._known.forget(digest, self.name.repository)
             return missing
         self._connection.check(response, f"write the manifest of {self.name}")
         for blob in blobs:
@@ -301,12 +305,9 @@ class RegistryTarget:
             named = {d for error in errors for d in _DIGEST.findall(json.dumps(error.get("detail")))}
         except (ValueError, KeyError, TypeError, AttributeError):
             pass
-        missing = [blob for blob in blobs if blob.digest in named] or [
-            b for b in blobs if not self._has(b.digest)
+        return [blob for blob in blobs if blob.digest in named] or [
+            blob for blob in blobs if not self._has(blob.digest)
         ]
-        for blob in missing:
-            self._known.forget(blob.digest, self.name.repository)
-        return missing
 
     def _has(self, digest: str) -> bool:
         return self._connection.request("HEAD", f"{self._base}/blobs/{digest}").status_code == 200

@@ -7,19 +7,22 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from graftbox.errors import FormatError, GraftboxError, TransportError, VerificationError
 from graftbox.image.auth import Challenge
+from graftbox.image.blob import Blob
 from graftbox.image.graft import Bundle
-from graftbox.image.manifest import Document
+from graftbox.image.manifest import OCI_LAYER, Document
 from graftbox.image.place import graft_image
 from graftbox.image.reference import image_name, parse
-from graftbox.image.registry import RegistrySource
+from graftbox.image.registry import RegistrySource, RegistryTarget
 from graftbox.image.retry import Patience
-from graftbox.store import Store
+from graftbox.image.transports import Access
+from graftbox.store import Store, digest_of
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -32,12 +35,13 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def registry(answer: Callable[[BaseHTTPRequestHandler], Answer]) -> Iterator[str]:
-    """A server that answers every GET as told; its address."""
+    """A server that answers every GET and PUT as told; its address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, headers, body = answer(self)
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
@@ -45,6 +49,9 @@ def registry(answer: Callable[[BaseHTTPRequestHandler], Answer]) -> Iterator[str
             self.end_headers()
             self.wfile.write(body)
             self.close_connection = "Content-Length" in headers
+
+        def do_PUT(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: Any) -> None:
             """Silent."""
@@ -161,3 +168,25 @@ def test_a_config_of_an_odd_type_is_no_image(kind: object) -> None:
     body = {"schemaVersion": 2, "config": {"mediaType": kind}, "layers": []}
     with registry(lambda _: (200, {}, json.dumps(body).encode())) as address, pytest.raises(GraftboxError):
         resolve(address)
+
+
+def test_what_another_image_sends_while_the_registry_refuses_is_not_sent_again(
+    manifest: Document, tmp_path: Path
+) -> None:
+    layer = Blob(
+        Document(b"layer", OCI_LAYER).descriptor, lambda: iter([b"layer"]), diff_id=digest_of(b"layer")
+    )
+    details = {"code": "MANIFEST_BLOB_UNKNOWN", "detail": {"digest": layer.digest}}
+
+    def refuse(_: BaseHTTPRequestHandler) -> Answer:
+        registries.places(address).remember(layer, "app")
+        return 404, {"Connection": "keep-alive"}, json.dumps({"errors": [details]}).encode()
+
+    with registry(refuse) as address, Access().shared(1) as registries:
+        name = image_name(f"{address}/app:1")
+        target = RegistryTarget(name, ["1"], Store(tmp_path), registries=registries, fresh=True)
+        assert target.offer(manifest, b"", [layer], top=True) == [layer]
+        assert target.put(layer) == 0
+        # Refused although it was known before: the registry has lost it.
+        assert target.offer(manifest, b"", [layer], top=True) == [layer]
+        assert registries.places(address).of(layer.digest) == []
