@@ -5,10 +5,9 @@ line with the file's final path and then its source; ``N.pyc`` is the result, mi
 
 Each file is compiled in its own fork of this process, because what CPython marshals depends on which strings
 were interned and how often constants are referenced: so every file meets the same interpreter, in any order.
-It avoids pathlib, which takes longer to import than most files to compile.
 """
 
-# ruff: noqa: PTH110, PTH123
+# ruff: noqa: PTH110, PTH123 - pathlib takes longer to import than most files to compile
 
 import _imp
 import marshal

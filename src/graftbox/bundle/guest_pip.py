@@ -19,8 +19,7 @@ def main() -> int:
 
     guest: dict[str, str] = json.loads(sys.argv[1])
     host: Any = markers.default_environment
-    # A plain dict where pip declares a TypedDict of the same keys.
-    markers.default_environment = lambda: {**host(), **guest}  # type: ignore[typeddict-item]
+    markers.default_environment = lambda: {**host(), **guest}  # type: ignore[typeddict-item]  # a plain dict
     return int(pip(sys.argv[2:]))
 
 
