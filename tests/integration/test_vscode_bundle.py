@@ -37,8 +37,10 @@ HOSTILE = {
 }
 OWN = {"PWD", "OLDPWD", "SHLVL", "_"}
 """What every bash exports to its children."""
-VSCODES = {"BROWSER", "COLORTERM", "PATH", "TERM", "TERM_PROGRAM", "TERM_PROGRAM_VERSION"}
-"""What VS Code itself gives to its terminals, besides names that begin with VSCODE_."""
+VSCODES = {"BROWSER", "COLORTERM", "GIT_ASKPASS", "PATH", "TERM", "TERM_PROGRAM", "TERM_PROGRAM_VERSION"}
+"""What VS Code itself gives to its terminals, besides names that begin with VSCODE_.
+
+Git's comes with its extension, which a terminal may be older than."""
 
 
 @pytest.fixture(scope="module")
