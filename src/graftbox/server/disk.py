@@ -48,13 +48,14 @@ class Draft:
 
     Mode, owner and extended attributes of a file that exists stay. A file with more than one name, or that
     may be written but not replaced, is written through: its space is taken first, so that a full disk leaves
-    it as it was. ``target`` may be a link to the file. Raises `OSError` and `SpecialFileError`, all before
-    anything was changed. A draft is used by one thread at a time, and closed by `commit` or `discard`.
+    it as it was. ``target`` may be a link to the file. With ``replacing``, a file that may not be written is
+    replaced by a new one. Raises `OSError` and `SpecialFileError`, all before anything was changed. A draft
+    is used by one thread at a time, and closed by `commit` or `discard`.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, replacing: bool = False) -> None:
         self.target = target.resolve()
-        self.existing = self._writable()
+        self.existing = self._writable(replacing)
         self.beside: Path | None = None
         self.through = False
         self.file = self._open_draft()
@@ -92,8 +93,8 @@ class Draft:
         if hasattr(self, "file"):
             self.discard()
 
-    def _writable(self) -> os.stat_result | None:
-        """The file that is there, once it is proved that it may be written."""
+    def _writable(self, replacing: bool) -> os.stat_result | None:
+        """The file that is there, once it is proved that it may be written; None: there will be a new one."""
         try:
             found = self.target.stat()
         except FileNotFoundError:
@@ -103,6 +104,8 @@ class Draft:
             # Closed again at once: nobody can start a program while it is open for writing.
             handle = os.open(self.target, _WRITING)
         except OSError as error:
+            if replacing and error.errno == errno.EACCES:
+                return None
             # A program that is running can be replaced, though not written.
             if error.errno != errno.ETXTBSY:
                 raise

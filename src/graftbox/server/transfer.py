@@ -109,12 +109,16 @@ async def gathered(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 @dataclass(frozen=True)
 class Terms:
-    """On which a file is written: HTTP's conditions, its mode (None: as it is or as the umask has it)."""
+    """On which a file is written: HTTP's conditions, its mode (None: as it is or as the umask has it).
+
+    ``replacing``: one that may not be written, in a folder that may, gives way to a new one.
+    """
 
     if_match: str | None = None
     if_none_match: str | None = None
     mode: int | None = None
     parents: bool = True
+    replacing: bool = False
 
     def check(self, path: Path) -> None:
         """Raises a 412 `HTTPError` where the file is not what the client thinks."""
@@ -151,7 +155,7 @@ def _draft(path: Path, terms: Terms, size: int | None) -> Draft:
     terms.check(path)
     if terms.parents:
         path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Draft(path)
+    draft = Draft(path, terms.replacing)
     try:
         if size:
             room(draft.target.parent, size)

@@ -256,6 +256,17 @@ def unpack_zip(file: BinaryIO, target: Path) -> int:
     return staging.count
 
 
+def members(file: BinaryIO, target: Path) -> list[Path]:
+    """Where the members of the zip archive in ``file`` go; empty where it is none that can be read."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return [target / name for name in archive.namelist() if ".." not in name and "\0" not in name]
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OverflowError, EOFError):
+        return []
+
+
 def _broken_zip(error: Exception) -> HTTPError:
     return HTTPError(400, f"The file is no zip archive that can be unpacked: {error}. Nothing was unpacked.")
 

@@ -9,6 +9,7 @@ import io
 import os
 import stat
 import subprocess
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from graftbox.server.packing import check_readable
 from graftbox.server.request import HTTPError
 from graftbox.server.transfer import Terms, received
 from graftbox.server.tree import move_entry, remove
-from graftbox.server.unpacking import unpack_tar
+from graftbox.server.unpacking import members, unpack_tar, unpack_zip
 from graftbox.server.watch import Watch
+from graftbox.server.workspace import claim
 from graftbox.wire.actions import Edit, Read, Write
 from graftbox.wire.observations import Failure, WriteResult
 
@@ -189,3 +191,50 @@ def test_a_read_only_file_system_is_a_403(small: Path) -> None:
         with pytest.raises(HTTPError, match="read-only") as refusal, told(small / name):
             asyncio.run(received(stream(b"x"), small / name, Terms(), Identity.own()))
         assert refusal.value.status == 403
+
+
+def zipped(**files: str) -> io.BytesIO:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return file
+
+
+def test_what_root_has_made_in_the_workspace_is_no_obstacle_to_uploads(home: Path) -> None:
+    for folder in ("made", "kept"):
+        (home / folder).mkdir(mode=0o755)
+    for name in ("made/a", "made/old", "b"):
+        (home / name).write_text("of root")
+        (home / name).chmod(0o600)
+    places = members(zipped(made__a="new"), home)
+    assert places == [home / "made/a"]
+    claim(str(home), [*places, home / "b", home / "not/there", home / "../root/x"], USER)
+    as_user(unpack_zip, zipped(made__a="new"), home)
+    with pytest.raises(HTTPError, match="no permission"), told(home / "b"):
+        asyncio.run(received(stream(b"new"), home / "b", Terms(), USER))
+    asyncio.run(received(stream(b"new"), home / "b", Terms(replacing=True), USER))
+    assert (home / "made/a").read_text() == (home / "b").read_text() == "new"
+    owners = {name: (home / name).stat().st_uid for name in ("made", "made/a", "made/old", "b", "kept")}
+    assert owners == {"made": UID, "made/a": UID, "made/old": 0, "b": UID, "kept": 0}
+    assert (home.parent / "root").stat().st_uid == 0
+
+
+def test_a_file_of_root_in_a_folder_of_root_is_not_replaced(home: Path) -> None:
+    with pytest.raises(HTTPError) as refusal, told(home):
+        asyncio.run(received(stream(b"new"), home.parent / "shadow", Terms(replacing=True), USER))
+    assert refusal.value.status == 403
+    assert (home.parent / "shadow").read_text() == "secret"
+
+
+def test_links_and_folders_the_user_may_write_change_no_owner(home: Path) -> None:
+    (home / "link").symlink_to("../root")
+    (home / "open").mkdir()
+    (home / "open").chmod(0o777)
+    claim(str(home), [home / name for name in ("link/secret", "open/x", "../root/secret", "link/x/y")], USER)
+    assert {path.stat().st_uid for path in (home.parent / "root", home / "open")} == {0}
+    assert (home / "link").lstat().st_uid == 0
+
+
+def test_a_file_that_is_no_archive_has_no_members(home: Path) -> None:
+    assert members(io.BytesIO(b"none"), home) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 from urllib.parse import quote
 
-from graftbox.server import transfer
+from graftbox.server import transfer, workspace
 from graftbox.server.api.files import FLAG, PATH, place
 from graftbox.server.api.model import decoded
 from graftbox.server.entries import named, told
@@ -22,7 +22,7 @@ from graftbox.server.openapi import Media, Operation
 from graftbox.server.packing import CONTENT_TYPES, FORMATS, check_readable, packed, steps
 from graftbox.server.request import HTTPError, InvalidRequestError, Request, Response, answer
 from graftbox.server.schema import Schema
-from graftbox.server.unpacking import unpack_tar, unpack_zip
+from graftbox.server.unpacking import members, unpack_tar, unpack_zip
 
 UPLOADS = 2
 """Archives that are unpacked as they come in, at the same time: each holds a thread."""
@@ -147,10 +147,13 @@ async def upload_file(request: Request) -> Response:
         raise HTTPError(400, "Recursive uploads must be zip files")
     identity = request.sandbox.identity
     with told(folder if packed else folder / name):
+        if identity.switched:
+            await asyncio.to_thread(workspace.claim, _working_dir(request), [folder / name], identity)
         if packed:
-            await _unpack_spooled(form.content(), folder, identity)
+            await _unpack_spooled(form.content(), folder, identity, _working_dir(request))
         else:
-            await transfer.received(form.content(), folder / name, transfer.Terms(), identity)
+            terms = transfer.Terms(replacing=True)
+            await transfer.received(form.content(), folder / name, terms, identity)
     return answer({"filename": name, "destination": destination, "recursive": recursive})
 
 
@@ -164,12 +167,24 @@ def _flag(text: str) -> bool:
     return known[text.lower()]
 
 
-async def _unpack_spooled(stream: AsyncIterator[bytes], folder: Path, identity: Identity) -> int:
-    """For zip, whose list of members comes last. The spool has no name, so that nothing can be left of it."""
+def _working_dir(request: Request) -> str:
+    return request.sandbox.settings.working_dir
+
+
+async def _unpack_spooled(
+    stream: AsyncIterator[bytes], folder: Path, identity: Identity, working_dir: str | None = None
+) -> int:
+    """For zip, whose list of members comes last. The spool has no name, so that nothing can be left of it.
+
+    ``working_dir``: what is in the members' way there is handed over to the user.
+    """
     spool = await identity.call(_spool, folder)
     try:
         async for piece in transfer.gathered(stream):
             await identity.call(spool.write, piece)
+        if working_dir is not None and identity.switched:
+            places = await identity.call(members, spool, folder)
+            await asyncio.to_thread(workspace.claim, working_dir, places, identity)
         return await identity.call(unpack_zip, spool, folder)
     finally:
         # Giving a large file's space back takes its time.
