@@ -29,7 +29,6 @@ TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 UNPACKED_SIZE = "io.containers.estargz.uncompressed-size"
 """The same for CRI-O and Podman, whose store has to know the tar's size beforehand."""
 CHUNK = 4 << 20
-FOOTER_SIZE = 51
 TYPES = {tarfile.REGTYPE: "reg", tarfile.DIRTYPE: "dir", tarfile.SYMTYPE: "symlink"}
 
 
