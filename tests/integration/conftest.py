@@ -100,9 +100,12 @@ class Registry:
 
 @contextlib.contextmanager
 def running_registry(
-    folder: Path, port: int | None = None, extra: str = "", env: str = ""
+    folder: Path, port: int | None = None, extra: str = "", host: str = "127.0.0.1", secret: str = "test"
 ) -> Iterator[Registry]:
-    """Debian's docker-registry with its own configuration and data; ``extra`` is more YAML."""
+    """Debian's docker-registry with its own configuration and data; ``extra`` is more YAML.
+
+    One with another ``secret`` knows nothing of the uploads that were begun before.
+    """
     binary = program("docker-registry")
     port = port or free_port()
     root = folder / "data"
@@ -112,13 +115,13 @@ def running_registry(
         "version: 0.1\n"
         "log: {level: warn, accesslog: {disabled: false}}\n"
         f"storage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}', secret: test, relativeurls: true}}\n{extra}"
+        f"http: {{addr: '{host}:{port}', secret: {secret}, relativeurls: true}}\n{extra}"
     )
     log = folder / "registry.log"
 
     def ready() -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=1):
+            with urllib.request.urlopen(f"http://{host}:{port}/v2/", timeout=1):
                 return True
         except urllib.error.HTTPError as error:
             error.close()
@@ -127,7 +130,7 @@ def running_registry(
             return False
 
     with started([binary, "serve", str(config)], log, ready, 60):
-        yield Registry(f"127.0.0.1:{port}", root, log)
+        yield Registry(f"{host}:{port}", root, log)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
+import json
 import re
 import socket
 import struct
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 
 @dataclass
@@ -97,6 +99,16 @@ class _Proxy(BaseHTTPRequestHandler):
             self.drain(length)
             extra = {"Retry-After": fault.value} if fault.value else {}
             self.answer(int(fault.kind), extra, b'{"errors":[]}')
+        elif fault.kind == "redirect":
+            self.drain(length)
+            self.answer(307, {"Location": fault.value}, b"")
+        elif fault.kind == "html":
+            self.drain(length)
+            self.answer(int(fault.value), {"Content-Type": "text/html"}, b"<html>Not here.</html>")
+        elif fault.kind == "lacks":
+            self.drain(length)
+            detail = {"errors": [{"code": "MANIFEST_BLOB_UNKNOWN", "detail": {"digest": fault.value}}]}
+            self.answer(404, {"Content-Type": "application/json"}, json.dumps(detail).encode())
         else:
             self.forward(fault, length)
 
@@ -179,13 +191,12 @@ class _Proxy(BaseHTTPRequestHandler):
             self.answer(status, headers, body[: len(body) // 2])
             self.reset()
             return
-        if fault.kind == "with header":
-            name, _, value = fault.value.partition(": ")
-            headers[name] = value
-        if fault.kind == "without header":
-            headers.pop(fault.value, None)
-        if fault.kind == "absolute" and "Location" in headers:
-            headers["Location"] = f"http://{self.state.address}{headers['Location']}"
+        self.change(fault, headers)
+        if fault.kind == "pages" and status == 200:
+            body = self.page(body, fault.value, headers)
+        if fault.kind == "gzip" and body:
+            body = gzip.compress(body)
+            headers["Content-Encoding"] = "gzip"
         if fault.kind == "drip head":
             self.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1000)
             return
@@ -198,6 +209,27 @@ class _Proxy(BaseHTTPRequestHandler):
             self.drip(body)
             return
         self.answer(status, headers, body)
+
+    def change(self, fault: Fault, headers: dict[str, str]) -> None:
+        """The header fields that the fault is about."""
+        if fault.kind == "with header":
+            name, _, value = fault.value.partition(": ")
+            headers[name] = value
+        if fault.kind == "without header":
+            headers.pop(fault.value, None)
+        elsewhere = fault.kind == "absolute" or (fault.kind == "unmounted" and fault.value)
+        if elsewhere and "Location" in headers:
+            headers["Location"] = f"http://{fault.value or self.state.address}{headers['Location']}"
+
+    def page(self, body: bytes, host: str, headers: dict[str, str]) -> bytes:
+        """Three tags of a list, and where the next ones are: on ``host``, or by a relative address."""
+        names = sorted(json.loads(body)["tags"])
+        last = dict(parse_qsl(urlsplit(self.path).query)).get("last", "")
+        page = [name for name in names if name > last][:3]
+        if page and page[-1] != names[-1]:
+            where = f"http://{host}" if host else ""
+            headers["Link"] = f'<{where}{urlsplit(self.path).path}?last={page[-1]}&n=3>; rel="next"'
+        return json.dumps({"tags": page}).encode()
 
     def drip(self, data: bytes) -> None:
         """Byte by byte, until the client has had enough: a slow loris."""

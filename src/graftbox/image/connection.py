@@ -81,6 +81,10 @@ class Connection:
         """The answer's bytes; see `Host.body`."""
         return self.host.body(response)
 
+    def decoded(self, response: Response) -> Iterator[bytes]:
+        """The answer's content; see `Host.decoded`."""
+        return self.host.decoded(response)
+
     def check(self, response: Response, action: str) -> None:
         """Raises `TransportError` in words unless the answer is a success."""
         self.host.check(response, action)

@@ -15,6 +15,7 @@ from urllib.parse import urlencode, urlsplit
 from graftbox import __version__
 from graftbox.errors import TransportError
 from graftbox.image.auth import Scopes, TokenRequest
+from graftbox.image.channel import PIECE
 from graftbox.image.login import Login
 from graftbox.image.pool import BREAKS, Pool, Response, in_words, joined
 from graftbox.image.reference import DOCKER_HUB
@@ -103,7 +104,7 @@ class Host:
         """Reads an answer that is no blob; one that is read to its end leaves the connection usable."""
         pieces, size = [], 0
         try:
-            for piece in self.body(response):
+            for piece in self.decoded(response):
                 pieces.append(piece)
                 size += len(piece)
                 if size > ANSWER_LIMIT:
@@ -287,6 +288,13 @@ class Host:
         except BREAKS as error:
             raise in_words(error, self.name) from error
 
+    def decoded(self, response: Response) -> Iterator[bytes]:
+        """The same without the encoding that a proxy may add unasked (RFC 9110 section 8.4)."""
+        chunks = self.body(response)
+        if response.headers.get("Content-Encoding", "").lower() not in {"gzip", "x-gzip"}:
+            return chunks
+        return unzipped(chunks, self.name)
+
     def check(self, response: Response, action: str) -> None:
         """Raises `TransportError` in words unless the answer is a success."""
         if response.is_success:
@@ -294,7 +302,7 @@ class Host:
         detail = ""
         if origin(response.url) == self._origin:
             with contextlib.suppress(BrokenError):
-                start = response.content or next(self.body(response), b"")
+                start = response.content or next(self.decoded(response), b"")
                 detail = self._login.without_secrets(start[:300].decode(errors="replace").strip())
         code = response.status_code
         raise TransportError(
@@ -306,6 +314,23 @@ class Host:
     def close(self) -> None:
         if self._made is not None:
             self._made.close()
+
+
+def unzipped(chunks: Iterator[bytes], registry: str) -> Iterator[bytes]:
+    """The content of a gzip stream, in pieces of bounded size."""
+    import zlib
+
+    unzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        for chunk in chunks:
+            while chunk:
+                yield unzip.decompress(chunk, PIECE)
+                chunk = unzip.unconsumed_tail
+    except zlib.error as error:
+        raise TransportError(
+            f"{registry} says that its answer is gzip, and it is not ({error}). Its configuration is "
+            "broken, or that of a proxy before it."
+        ) from error
 
 
 def _advice(code: int, detail: str, host: str) -> str:

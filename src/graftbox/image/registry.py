@@ -6,6 +6,7 @@ registry lacks is learnt from its answer to the manifest, so nothing is asked bl
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ MANY_UNKNOWN = 2
 """Up to so many layers are mounted at once; of more, the registry is first asked which ones it lacks."""
 MOUNT_TRIES = 3
 """Some registries answer every mount with a server error; an upload is the better use of patience."""
+NO_HEAD = frozenset({405, 501})
 SPOILT = ("MANIFEST_INVALID", "DIGEST_INVALID")
 """Errors of a manifest that was damaged on the way: ours are valid."""
 
@@ -132,7 +134,7 @@ class RegistrySource:
                             f"docker login {self.name.host}"
                         )
                     self._connection.check(response, f"read {self.name}")
-                    for chunk in self._connection.body(response):
+                    for chunk in self._connection.decoded(response):
                         data += chunk
                         if len(data) > MANIFEST_LIMIT:
                             raise VerificationError(
@@ -190,7 +192,10 @@ class RegistrySource:
                 )
             self._connection.check(response, f"read {descriptor.digest} of {self.name}")
             skip = start if response.status_code != 206 else 0
-            for chunk in self._connection.body(response):
+            # Some storages call a compressed layer encoded; its length tells that it is as it was stored.
+            plain = response.headers.get("Content-Length") == str(descriptor.size - start + skip)
+            chunks = self._connection.body if plain else self._connection.decoded
+            for chunk in chunks(response):
                 kept = chunk[skip:] if skip else chunk
                 skip = max(0, skip - len(chunk))
                 if kept:
@@ -234,6 +239,7 @@ class RegistryTarget:
         self._known.load(store)
         self._top: Document | None = None
         self._offered: set[str] = set()
+        self._brought: set[str] = set()
         self._base = self._connection.base
 
     def head(self, selector: str) -> str | None:
@@ -245,8 +251,16 @@ class RegistryTarget:
         response = self._connection.request("HEAD", f"{self._base}/manifests/{selector}", headers=ACCEPT)
         if response.status_code in {401, 403, 404}:
             return None
-        self._connection.check(response, f"look for {self.name.host}/{self.name.repository}:{selector}")
-        return str(response.headers.get("Docker-Content-Digest", ""))
+        name = dataclasses.replace(self.name, tag=selector, digest=None)
+        if response.status_code not in NO_HEAD:
+            self._connection.check(response, f"look for {name}")
+        digest = response.headers.get("Docker-Content-Digest", "")
+        if response.is_success and _DIGEST.fullmatch(digest):
+            return str(digest)
+        try:
+            return RegistrySource(name, registries=self._access.registries).resolve().digest
+        except NotFoundError:
+            return None
 
     def offer(self, manifest: Document, config: bytes, blobs: Sequence[Blob], top: bool) -> list[Blob]:
         selector = (self.tags[0] if self.tags else manifest.digest) if top else manifest.digest
@@ -261,9 +275,9 @@ class RegistryTarget:
                 few = len(unknown) <= MANY_UNKNOWN or len(unknown) == len(blobs) - 1
                 return [blobs[0], *(unknown if few else ())]
         believed = {blob.digest for blob in blobs if self.name.repository in self._known.of(blob.digest)}
-        response = self._put_manifest(manifest, selector)
+        response, missing = self._stored(manifest, selector, blobs)
         self._top = manifest
-        if response.status_code in {400, 404, 422} and blobs and (missing := self._missing(response, blobs)):
+        if missing:
             # What has come to be known since then, another image has sent meanwhile.
             for digest in believed.intersection(blob.digest for blob in missing):
                 self._known.forget(digest, self.name.repository)
@@ -272,6 +286,23 @@ class RegistryTarget:
         for blob in blobs:
             self._known.remember(blob, self.name.repository)
         return []
+
+    def _stored(
+        self, manifest: Document, selector: str, blobs: Sequence[Blob]
+    ) -> tuple[Response, list[Blob]]:
+        """The answer to the manifest, and the blobs that the registry lacks by it.
+
+        A registry of several machines may see a blob a moment after it has taken it.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            response, missing = self._put_manifest(manifest, selector), list[Blob]()
+            if response.status_code in {400, 404, 422} and blobs:
+                missing = self._missing(response, blobs)
+            taken = bool(missing) and all(blob.digest in self._brought for blob in missing)
+            if not taken or not self._connection.host.pause(attempt, response):
+                return response, missing
 
     def _put_manifest(self, manifest: Document, selector: str) -> Response:
         url, headers = f"{self._base}/manifests/{selector}", {"Content-Type": manifest.media_type}
@@ -313,6 +344,7 @@ class RegistryTarget:
         return self._connection.request("HEAD", f"{self._base}/blobs/{digest}").status_code == 200
 
     def put(self, blob: Blob) -> int:
+        self._brought.add(blob.digest)
         if not blob.diff_id:
             return self._bring(blob)
         with self._known.only_one(blob.digest, self.name.repository):
