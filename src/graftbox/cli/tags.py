@@ -47,7 +47,7 @@ def tags(
     """Print the tags that graft --to-repo gives the runtime image of BASE, and what each is made from."""
     from graftbox.cli.graft import bundles
     from graftbox.image.reference import parse
-    from graftbox.image.registry import RegistryTarget
+    from graftbox.image.registry_target import RegistryTarget
     from graftbox.image.reuse import base_digest
     from graftbox.image.tags import Choice, repository, tags_of
     from graftbox.store import Store

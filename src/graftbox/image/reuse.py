@@ -13,7 +13,8 @@ from graftbox.image.manifest import Document
 from graftbox.image.place import execute, make_plan
 from graftbox.image.platforms import architecture
 from graftbox.image.reference import ImageName, Reference, Transport
-from graftbox.image.registry import RegistrySource, RegistryTarget
+from graftbox.image.registry import RegistrySource
+from graftbox.image.registry_target import RegistryTarget
 from graftbox.image.tags import Choice, Tags, tags_of
 from graftbox.image.transports import Access, open_source
 from graftbox.store import Store

@@ -91,7 +91,7 @@ def open_target(
 
         return LayoutTarget(reference.file, names)
     if reference.transport is Transport.REGISTRY:
-        from graftbox.image.registry import RegistryTarget
+        from graftbox.image.registry_target import RegistryTarget
 
         return RegistryTarget(
             reference.image_name, names, store, access.insecure, access.registries, access.authority

@@ -19,7 +19,8 @@ from graftbox.image.graft import Bundle
 from graftbox.image.manifest import OCI_LAYER, Document
 from graftbox.image.place import graft_image
 from graftbox.image.reference import image_name, parse
-from graftbox.image.registry import RegistrySource, RegistryTarget
+from graftbox.image.registry import RegistrySource
+from graftbox.image.registry_target import RegistryTarget
 from graftbox.image.retry import Patience
 from graftbox.image.transports import Access
 from graftbox.store import Store, digest_of
