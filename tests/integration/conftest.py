@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.integration.faults import Faulty, faulty
 
 STRICT = os.environ.get("GRAFTBOX_TEST_STRICT") == "1"
 
@@ -137,6 +139,28 @@ def running_registry(
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """One registry for the whole run; tests use repository names of their own."""
     with running_registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> str:
+    """A repository path that no other test uses."""
+    return re.sub(r"[^a-z0-9]+", "-", tmp_path.name.lower()).strip("-")
+
+
+@pytest.fixture
+def proxy(registry: Registry) -> Iterator[Faulty]:
+    """A proxy before that registry that breaks what it is told to."""
+    with faulty(registry.address) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tls_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Port and certificate of a registry that is ``registry.test`` and 127.0.0.1."""
+    from tests.integration.tokens import encrypted
+
+    with encrypted(tmp_path_factory.mktemp("tls")) as running:
         yield running
 
 

@@ -12,15 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from tests.answering import Answer, Asked, listening
 from tests.integration.conftest import Registry
-from tests.integration.tokens import listening
 
 from graftbox.errors import TransportError
 from graftbox.image import referrers
@@ -152,17 +151,12 @@ class Conditional:
         manifests = [{"mediaType": MANIFEST, "digest": digest, "size": 1} for digest in self.entries]
         return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}).encode()
 
-    def answer(self, request: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, request: Asked) -> Answer:
         url = urlsplit(request.path)
         if "/blobs/" in url.path:
-            request.rfile.read(int(request.headers.get("Content-Length") or 0))
             return (202 if request.command == "POST" else 201), {"Location": "/v2/x/blobs/uploads/1"}, b""
         if "/manifests/sha256-" not in url.path:
-            return (
-                404 if "/referrers/" in url.path else 201,
-                {},
-                request.rfile.read(int(request.headers.get("Content-Length") or 0)),
-            )
+            return (404 if "/referrers/" in url.path else 201), {}, b""
         if request.command != "PUT":
             if not self.entries:
                 return 404, {}, b""
@@ -170,8 +164,8 @@ class Conditional:
             return 200, {"ETag": f'"{digest_of(data)}"', "Content-Type": OCI_INDEX}, data
         return self.written(request)
 
-    def written(self, request: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes]:
-        body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
+    def written(self, request: Asked) -> Answer:
+        body = json.loads(request.body)
         if not self.puts:
             # Another client comes in between.
             self.entries.append(f"sha256:{'f' * 64}")

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from tests.integration.faults import Faulty, faulty
+from tests.integration.faults import Faulty
 
 from graftbox.errors import GraftboxError, TransportError, VerificationError
 from graftbox.image import channel, upload
@@ -38,18 +35,6 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graftbox.image.host.PATIENCE", Patience(first=0.01, stall=0.3))
     monkeypatch.setattr(upload, "CHUNK", CHUNK)
     monkeypatch.setattr(channel, "SLOWEST_HEAD", 0.3)
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> str:
-    """A repository path that no other test uses."""
-    return re.sub(r"[^a-z0-9]+", "-", tmp_path.name.lower()).strip("-")
-
-
-@pytest.fixture
-def proxy(registry: Any) -> Iterator[Faulty]:
-    with faulty(registry.address) as running:
-        yield running
 
 
 @pytest.fixture

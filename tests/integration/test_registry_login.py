@@ -8,22 +8,21 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.answering import listening
 from tests.integration.conftest import Registry
 from tests.integration.faults import faulty
 from tests.integration.tokens import (
     PASSWORD,
     REFRESH,
     TokenService,
-    encrypted,
+    alone,
     guarded,
-    listening,
     names_are_here,
 )
 
@@ -31,7 +30,6 @@ from graftbox.errors import ConfigurationError, TransportError
 from graftbox.image.graft import Bundle
 from graftbox.image.place import Report, graft_image
 from graftbox.image.reference import parse
-from graftbox.image.retry import Patience
 from graftbox.image.transports import Access
 from graftbox.store import Store
 
@@ -39,14 +37,9 @@ Guarded = tuple[Registry, TokenService]
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A user without any stored credential or proxy, and little patience."""
-    monkeypatch.setattr("graftbox.image.host.PATIENCE", Patience(first=0.01))
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name in {"REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"}:
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    alone(monkeypatch, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +57,6 @@ def private(registry_and_tokens: Guarded) -> Guarded:
     tokens.asked.clear()
     tokens.expired, tokens.no_get, tokens.withheld = 0, False, ""
     return registry, tokens
-
-
-@pytest.fixture
-def team(tmp_path: Path) -> str:
-    """A repository path that no other test uses."""
-    return re.sub(r"[^a-z0-9]+", "-", tmp_path.name.lower()).strip("-")
 
 
 def stored(tmp_path: Path, config: dict[str, Any]) -> None:
@@ -94,7 +81,7 @@ def run(base: str, target: str, store: Store, bundle: Bundle, access: Access | N
 
 
 def test_a_push_and_a_mount_with_one_log_in(
-    private: Guarded, tmp_path: Path, base: str, team: str, store: Store, bundle: Bundle
+    private: Guarded, tmp_path: Path, base: str, repository: str, store: Store, bundle: Bundle
 ) -> None:
     """Token specification: a token holds several scopes; a mount needs pull of the source and push of the
     target in one token.
@@ -106,13 +93,15 @@ def test_a_push_and_a_mount_with_one_log_in(
             tmp_path,
             {"auths": {proxy.address: {"auth": base64.b64encode(f"jo:{PASSWORD}".encode()).decode()}}},
         )
-        run(base, f"{proxy.address}/{team}/base:1", store, bundle)
+        run(base, f"{proxy.address}/{repository}/base:1", store, bundle)
         before = proxy.received
-        report = run(f"{proxy.address}/{team}/base:1", f"{proxy.address}/{team}/run:1", store, bundle)
+        report = run(
+            f"{proxy.address}/{repository}/base:1", f"{proxy.address}/{repository}/run:1", store, bundle
+        )
         assert report.layers_sent == 0
         assert proxy.received - before < 6000
     scopes = [set(asked["scopes"]) for asked in tokens.asked]
-    pull, push = f"repository:{team}/base:pull", f"repository:{team}/run:pull,push"
+    pull, push = f"repository:{repository}/base:pull", f"repository:{repository}/run:pull,push"
     assert {pull, push} in scopes
     # One token for each set of scopes: reading the base, writing, writing with a mount.
     assert len(scopes) == len({frozenset(found) for found in scopes})
@@ -120,66 +109,68 @@ def test_a_push_and_a_mount_with_one_log_in(
 
 
 def test_a_mount_without_a_token_for_its_source_becomes_an_upload(
-    private: Guarded, tmp_path: Path, base: str, team: str, store: Store, bundle: Bundle, skopeo: Any
+    private: Guarded, tmp_path: Path, base: str, repository: str, store: Store, bundle: Bundle, skopeo: Any
 ) -> None:
     """RFC 6750, ``insufficient_scope``: the token service decides what a token holds; less is no error."""
     registry, tokens = private
     log_in(tmp_path, registry)
     login = ["--dest-creds", f"jo:{PASSWORD}"]
-    run("scratch", f"{registry.address}/{team}/other:1", store, bundle)
-    skopeo("copy", "--dest-tls-verify=false", *login, base, f"docker://{registry.address}/{team}/base:1")
-    tokens.withheld = f"{team}/other"
-    target = f"{registry.address}/{team}/run:1"
+    run("scratch", f"{registry.address}/{repository}/other:1", store, bundle)
+    skopeo(
+        "copy", "--dest-tls-verify=false", *login, base, f"docker://{registry.address}/{repository}/base:1"
+    )
+    tokens.withheld = f"{repository}/other"
+    target = f"{registry.address}/{repository}/run:1"
     # The bundle's layers were last seen in a repository that this user may not read any more.
-    report = run(f"{registry.address}/{team}/base:1", target, store, bundle)
+    report = run(f"{registry.address}/{repository}/base:1", target, store, bundle)
     assert report.layers_sent == 2
     assert run(target, f"oci:{tmp_path / 'out'}:x", store, bundle).digest == report.digest
 
 
 def test_an_expired_token_is_replaced(
-    private: Guarded, tmp_path: Path, base: str, team: str, store: Store, bundle: Bundle
+    private: Guarded, tmp_path: Path, base: str, repository: str, store: Store, bundle: Bundle
 ) -> None:
     """RFC 6750, ``invalid_token``: a client may ask for a new token and try again."""
     registry, tokens = private
     log_in(tmp_path, registry)
     tokens.expired = 1
-    run(base, f"{registry.address}/{team}/run:1", store, bundle)
+    run(base, f"{registry.address}/{repository}/run:1", store, bundle)
     assert 2 <= len(tokens.asked) <= 3
 
 
 def test_without_a_log_in_reading_is_anonymous_and_writing_is_refused(
-    private: Guarded, tmp_path: Path, base: str, team: str, store: Store, bundle: Bundle
+    private: Guarded, tmp_path: Path, base: str, repository: str, store: Store, bundle: Bundle
 ) -> None:
     """Token specification: an anonymous token has what anybody may do."""
     registry, tokens = private
     with pytest.raises(TransportError, match=f"docker login {registry.address}"):
-        run(base, f"{registry.address}/{team}/run:1", store, bundle)
+        run(base, f"{registry.address}/{repository}/run:1", store, bundle)
     log_in(tmp_path, registry)
-    run(base, f"{registry.address}/{team}/run:1", store, bundle)
+    run(base, f"{registry.address}/{repository}/run:1", store, bundle)
     stored(tmp_path, {})
     tokens.asked.clear()
-    run(f"{registry.address}/{team}/run:1", f"oci:{tmp_path / 'out'}:x", store, bundle)
+    run(f"{registry.address}/{repository}/run:1", f"oci:{tmp_path / 'out'}:x", store, bundle)
     assert {asked["user"] for asked in tokens.asked} == {""}
 
 
 def test_an_identity_token_is_exchanged_by_post(
-    private: Guarded, tmp_path: Path, base: str, team: str, store: Store, bundle: Bundle
+    private: Guarded, tmp_path: Path, base: str, repository: str, store: Store, bundle: Bundle
 ) -> None:
     """OAuth 2 token specification: ``grant_type=refresh_token`` in a POST."""
     registry, tokens = private
     stored(tmp_path, {"auths": {registry.address: {"identitytoken": REFRESH}}})
-    run(base, f"{registry.address}/{team}/run:1", store, bundle)
+    run(base, f"{registry.address}/{repository}/run:1", store, bundle)
     assert {(asked["method"], asked["grant"]) for asked in tokens.asked} == {("POST", "refresh_token")}
 
 
 def test_a_token_service_that_knows_only_post(
-    private: Guarded, tmp_path: Path, base: str, team: str, store: Store, bundle: Bundle
+    private: Guarded, tmp_path: Path, base: str, repository: str, store: Store, bundle: Bundle
 ) -> None:
     """OAuth 2 token specification: ``grant_type=password`` where GET is not known (405)."""
     registry, tokens = private
     log_in(tmp_path, registry)
     tokens.no_get = True
-    run(base, f"{registry.address}/{team}/run:1", store, bundle)
+    run(base, f"{registry.address}/{repository}/run:1", store, bundle)
     assert {asked["grant"] for asked in tokens.asked} == {"password"}
 
 
@@ -196,7 +187,7 @@ def test_a_credential_helper_is_asked(
     private: Guarded,
     tmp_path: Path,
     base: str,
-    team: str,
+    repository: str,
     store: Store,
     bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
@@ -211,20 +202,20 @@ def test_a_credential_helper_is_asked(
     monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
     setting = {"credsStore": "safe"} if how == "credsStore" else {"credHelpers": {registry.address: "safe"}}
     stored(tmp_path, setting)
-    run(base, f"{registry.address}/{team}/run:1", store, bundle)
+    run(base, f"{registry.address}/{repository}/run:1", store, bundle)
     assert {asked["user"] for asked in tokens.asked} == {"jo"}
     # A registry that the helper knows nothing of is read as anybody.
     path.unlink()
     if how == "credHelpers":
         with pytest.raises(ConfigurationError, match="docker-credential-safe"):
-            run(base, f"{registry.address}/{team}/run:2", store, bundle)
+            run(base, f"{registry.address}/{repository}/run:2", store, bundle)
 
 
 def test_podmans_log_in_counts_for_one_namespace(
     private: Guarded,
     tmp_path: Path,
     base: str,
-    team: str,
+    repository: str,
     store: Store,
     bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
@@ -233,12 +224,12 @@ def test_podmans_log_in_counts_for_one_namespace(
     registry, tokens = private
     good = base64.b64encode(f"jo:{PASSWORD}".encode()).decode()
     bad = base64.b64encode(b"jo:wrong").decode()
-    auths = {f"{registry.address}/{team}": {"auth": good}, registry.address: {"auth": bad}}
+    auths = {f"{registry.address}/{repository}": {"auth": good}, registry.address: {"auth": bad}}
     (tmp_path / "auth.json").write_text(json.dumps({"auths": auths}))
     monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
-    run(base, f"{registry.address}/{team}/run:1", store, bundle)
+    run(base, f"{registry.address}/{repository}/run:1", store, bundle)
     with pytest.raises(TransportError, match="docker login") as refused:
-        run(base, f"{registry.address}/x{team}/run:1", store, bundle)
+        run(base, f"{registry.address}/x{repository}/run:1", store, bundle)
     assert "wrong" not in str(refused.value)
     assert {asked["user"] for asked in tokens.asked} == {"jo"}
 
@@ -278,20 +269,13 @@ def test_no_secret_reaches_another_host_an_error_or_a_log(
     assert not [text for text in texts for secret in (PASSWORD, auth, "verysecret") if secret in text]
 
 
-@pytest.fixture(scope="module")
-def tls_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Port and certificate of a registry that is ``registry.test`` and 127.0.0.1."""
-    with encrypted(tmp_path_factory.mktemp("tls")) as running:
-        yield running
-
-
 @pytest.mark.parametrize("how", ["option", "variable", "certs.d", "loopback"])
 def test_a_private_certificate_authority_is_trusted_where_it_is_named(
     how: str,
     tls_registry: tuple[str, Path],
     tmp_path: Path,
     base: str,
-    team: str,
+    repository: str,
     store: Store,
     bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
@@ -300,7 +284,7 @@ def test_a_private_certificate_authority_is_trusted_where_it_is_named(
     port, cert = tls_registry
     names_are_here(monkeypatch)
     host = f"127.0.0.1:{port}" if how == "loopback" else f"registry.test:{port}"
-    target = f"{host}/{team}:1"
+    target = f"{host}/{repository}:1"
     if how != "loopback":
         with pytest.raises(TransportError, match=r"CERTIFICATE_VERIFY_FAILED.*--ca"):
             run(base, target, store, bundle)
@@ -313,5 +297,7 @@ def test_a_private_certificate_authority_is_trusted_where_it_is_named(
         (folder / "ca.crt").write_bytes(cert.read_bytes())
     access = Access(authority=authority)
     report = run(base, target, store, bundle, access)
-    again = graft_image(parse(target), parse(f"{host}/{team}2:1"), {"amd64": bundle}, store, access=access)
+    again = graft_image(
+        parse(target), parse(f"{host}/{repository}2:1"), {"amd64": bundle}, store, access=access
+    )
     assert again.digest == report.digest

@@ -5,8 +5,6 @@ The sections that are cited are those of the OCI distribution specification 1.1,
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,16 +37,9 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def proxy(registry: Registry) -> Iterator[Faulty]:
-    with faulty(registry.address) as running:
-        yield running
-
-
-@pytest.fixture
-def base(registry: Registry, proxy: Faulty, tmp_path: Path) -> str:
-    """A base in a repository that no other test uses, as the proxy calls it."""
-    name = re.sub(r"[^a-z0-9]+", "-", tmp_path.name.lower()).strip("-")
-    (base,) = plant(registry, f"{name}/base", 1)
+def base(registry: Registry, proxy: Faulty, repository: str) -> str:
+    """A base, as the proxy calls it."""
+    (base,) = plant(registry, f"{repository}/base", 1)
     return base.replace(registry.address, proxy.address)
 
 
@@ -158,14 +149,13 @@ def test_a_page_of_html_where_referrers_would_be(
 
 @pytest.mark.parametrize("how", ["relative", "absolute"])
 def test_long_lists_of_tags_are_read_page_by_page(
-    how: str, registry: Registry, proxy: Faulty, tmp_path: Path
+    how: str, registry: Registry, proxy: Faulty, repository: str
 ) -> None:
     """Section Listing Tags: ``Link`` names the next page, by a relative address or a whole one."""
-    name = re.sub(r"[^a-z0-9]+", "-", tmp_path.name.lower()).strip("-")
-    bases = list(plant(registry, name, 8))
+    bases = list(plant(registry, repository, 8))
     proxy.will("pages", "GET .*/tags/list", times=-1, value=proxy.address if how == "absolute" else "")
     with Registries() as registries:
-        found = list(prune.tags(registries, image_name(f"{proxy.address}/{name}")))
+        found = list(prune.tags(registries, image_name(f"{proxy.address}/{repository}")))
     assert sorted(found) == sorted(base.rpartition(":")[2] for base in bases)
     assert proxy.count("GET .*/tags/list") == 3
 

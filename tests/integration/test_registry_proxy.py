@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import re
 import socket
 import socketserver
 import ssl
@@ -20,13 +19,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.integration.conftest import Registry
-from tests.integration.tokens import certificate, encrypted, names_are_here
+from tests.integration.tokens import alone, certificate, names_are_here
 
 from graftbox.errors import TransportError
 from graftbox.image.graft import Bundle
 from graftbox.image.place import Report, graft_image
 from graftbox.image.reference import parse
-from graftbox.image.retry import Patience
 from graftbox.image.transports import Access
 from graftbox.store import Store
 
@@ -34,14 +32,9 @@ LOGIN = base64.b64encode(b"jo:p:w").decode()
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A user without any stored credential or proxy, and little patience; all names are this machine's."""
-    monkeypatch.setattr("graftbox.image.host.PATIENCE", Patience(first=0.01))
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name in {"REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"}:
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    alone(monkeypatch, tmp_path)
     names_are_here(monkeypatch)
 
 
@@ -160,25 +153,12 @@ def proxy(request: pytest.FixtureRequest, certificates: tuple[Path, Path]) -> It
             thread.join()
 
 
-@pytest.fixture(scope="module")
-def tls_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Port and certificate of a registry that is ``registry.test``."""
-    with encrypted(tmp_path_factory.mktemp("tls")) as running:
-        yield running
-
-
 @pytest.fixture
 def access(tls_registry: tuple[str, Path], certificates: tuple[Path, Path], tmp_path: Path) -> Access:
     """Trusts both, the registry and the proxy."""
     both = tmp_path / "both.pem"
     both.write_bytes(tls_registry[1].read_bytes() + certificates[0].read_bytes())
     return Access(authority=both)
-
-
-@pytest.fixture
-def team(tmp_path: Path) -> str:
-    """A repository path that no other test uses."""
-    return re.sub(r"[^a-z0-9]+", "-", tmp_path.name.lower()).strip("-")
 
 
 @pytest.fixture
@@ -200,7 +180,7 @@ def test_tls_goes_through_a_proxy_in_a_tunnel_that_may_be_tls_itself(
     tls_registry: tuple[str, Path],
     access: Access,
     base: str,
-    team: str,
+    repository: str,
     store: Store,
     bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
@@ -210,12 +190,15 @@ def test_tls_goes_through_a_proxy_in_a_tunnel_that_may_be_tls_itself(
     host = f"registry.test:{tls_registry[0]}"
     monkeypatch.setenv("https_proxy", address)
     with pytest.raises(TransportError, match="407 Log in first"):
-        run(base, f"{host}/{team}:1", store, bundle, access)
+        run(base, f"{host}/{repository}:1", store, bundle, access)
     monkeypatch.setenv("https_proxy", with_login(address))
-    report = run(base, f"{host}/{team}:1", store, bundle, access)
+    report = run(base, f"{host}/{repository}:1", store, bundle, access)
     assert report.layers_sent == 4
     # Read back, and verified, through the same proxy.
-    assert run(f"{host}/{team}:1", f"{host}/{team}2:1", store, bundle, access).digest == report.digest
+    assert (
+        run(f"{host}/{repository}:1", f"{host}/{repository}2:1", store, bundle, access).digest
+        == report.digest
+    )
     assert set(server.asked) == {f"CONNECT {host} HTTP/1.1"}
 
 
@@ -224,7 +207,7 @@ def test_a_registry_without_tls_is_asked_for_by_its_whole_address(
     registry: Registry,
     access: Access,
     base: str,
-    team: str,
+    repository: str,
     store: Store,
     bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
@@ -234,8 +217,10 @@ def test_a_registry_without_tls_is_asked_for_by_its_whole_address(
     host = f"plain.test:{registry.address.rpartition(':')[2]}"
     plain = Access(insecure=frozenset({host}), authority=access.authority)
     monkeypatch.setenv("http_proxy", with_login(address))
-    report = run(base, f"{host}/{team}:1", store, bundle, plain)
-    assert run(f"{host}/{team}:1", f"{host}/{team}2:1", store, bundle, plain).digest == report.digest
+    report = run(base, f"{host}/{repository}:1", store, bundle, plain)
+    assert (
+        run(f"{host}/{repository}:1", f"{host}/{repository}2:1", store, bundle, plain).digest == report.digest
+    )
     assert len(server.asked) > 10
     assert all(line.split()[1].startswith(f"http://{host}/v2/") for line in server.asked)
 
@@ -246,13 +231,13 @@ def test_no_proxy_names_registries_that_are_reached_directly(
     tls_registry: tuple[str, Path],
     access: Access,
     base: str,
-    team: str,
+    repository: str,
     store: Store,
     bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The usual variable: names, domains with a dot, or all of them."""
-    target = f"registry.test:{tls_registry[0]}/{team}:1"
+    target = f"registry.test:{tls_registry[0]}/{repository}:1"
     monkeypatch.setenv("HTTPS_PROXY", "http://jo:pw@proxy.test:1")
     with pytest.raises(TransportError, match="Cannot reach") as refused:
         run(base, target, store, bundle, access)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from tests.answering import Answer, Asked, listening
 from tests.integration.conftest import Registry, free_port, program, started
+
+from graftbox.image.retry import Patience
 
 PASSWORD = "s3cret-Passw0rd"
 REFRESH = "refresh-t0ken-of-jo"
@@ -81,10 +83,9 @@ class TokenService:
         done = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
         return f"{text}.{_encoded(done.stdout)}"
 
-    def answer(self, request: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, request: Asked) -> Answer:
         if request.command == "POST":
-            length = int(request.headers["Content-Length"])
-            form = {k: v[0] for k, v in parse_qs(request.rfile.read(length).decode()).items()}
+            form = {k: v[0] for k, v in parse_qs(request.body.decode()).items()}
             scopes, user, grant = form.get("scope", "").split(), "", form["grant_type"]
             if form.get("refresh_token") == REFRESH or form.get("password") == PASSWORD:
                 user = "jo"
@@ -105,46 +106,6 @@ class TokenService:
         scopes = query.get("scope", [])
         self.asked.append({"method": "GET", "scopes": scopes, "user": user, "grant": ""})
         return 200, {}, json.dumps({"token": self.token(user, scopes), "expires_in": 300}).encode()
-
-
-@contextlib.contextmanager
-def listening(
-    answer: Callable[[BaseHTTPRequestHandler], tuple[int, dict[str, str], bytes]],
-) -> Iterator[str]:
-    """A server on the loopback interface whose every answer is ``answer``'s; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            status, headers, body = answer(self)
-            self.send_response_only(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_POST(self) -> None:
-            self.do_GET()
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_PUT(self) -> None:
-            self.do_GET()
-
-        def log_message(self, *_: Any) -> None:
-            """Silent."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @contextlib.contextmanager
@@ -188,3 +149,13 @@ def names_are_here(patch: pytest.MonkeyPatch) -> None:
         "getaddrinfo",
         lambda host, *a, **k: find("127.0.0.1" if str(host).endswith(".test") else host, *a, **k),
     )
+
+
+def alone(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Makes a user without any stored credential or proxy, and with little patience."""
+    patch.setattr("graftbox.image.host.PATIENCE", Patience(first=0.01))
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name in {"REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"}:
+            patch.delenv(name)
+    patch.setenv("DOCKER_CONFIG", str(folder / "docker"))
+    patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.answering import Answer, Asked, listening
 
 from graftbox.errors import FormatError, GraftboxError, TransportError, VerificationError
 from graftbox.image.auth import Challenge
@@ -25,46 +23,11 @@ from graftbox.image.retry import Patience
 from graftbox.image.transports import Access
 from graftbox.store import Store, digest_of
 
-Answer = tuple[int, dict[str, str], bytes]
-
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same number of attempts, but hardly any pause between them."""
     monkeypatch.setattr("graftbox.image.host.PATIENCE", Patience(first=0.002))
-
-
-@contextlib.contextmanager
-def registry(answer: Callable[[BaseHTTPRequestHandler], Answer]) -> Iterator[str]:
-    """A server that answers every GET and PUT as told; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, headers, body = answer(self)
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-            self.close_connection = "Content-Length" in headers
-
-        def do_PUT(self) -> None:
-            self.do_GET()
-
-        def log_message(self, *_: Any) -> None:
-            """Silent."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def resolve(address: str, name: str = "app:1") -> Document:
@@ -81,12 +44,12 @@ def manifest(layout: Any) -> Document:
 
 def test_a_manifest_with_another_digest_is_refused(manifest: Document) -> None:
     kind = {"Content-Type": manifest.media_type}
-    with registry(lambda _: (200, kind, manifest.data)) as address:
+    with listening(lambda _: (200, kind, manifest.data)) as address:
         assert resolve(address).digest == manifest.digest
         with pytest.raises(VerificationError, match="was expected"):
             resolve(address, f"app@sha256:{'0' * 64}")
     wrong = {**kind, "Docker-Content-Digest": f"sha256:{'1' * 64}"}
-    with registry(lambda _: (200, wrong, manifest.data)) as address, pytest.raises(VerificationError):
+    with listening(lambda _: (200, wrong, manifest.data)) as address, pytest.raises(VerificationError):
         resolve(address)
 
 
@@ -106,7 +69,7 @@ def test_a_manifest_with_another_digest_is_refused(manifest: Document) -> None:
     ],
 )
 def test_bad_answers_are_explained(answer: Answer, error: type[GraftboxError], hint: str) -> None:
-    with registry(lambda _: answer) as address, pytest.raises(error, match=hint):
+    with listening(lambda _: answer) as address, pytest.raises(error, match=hint):
         resolve(address)
 
 
@@ -119,7 +82,7 @@ def test_nobody_listens() -> None:
 def test_a_layer_that_breaks_off_leaves_nothing(
     how: str, layout: Any, manifest: Document, store: Store, bundle: Bundle, tmp_path: Any
 ) -> None:
-    def answer(request: BaseHTTPRequestHandler) -> Answer:
+    def answer(request: Asked) -> Answer:
         name = request.path.rpartition("/")[2]
         if "/manifests/" in request.path:
             return 200, {"Content-Type": manifest.media_type}, manifest.data
@@ -131,7 +94,7 @@ def test_a_layer_that_breaks_off_leaves_nothing(
         return 200, {}, data[:-9] if how == "short" else data[:-9] + b"wrong....."[:9]
 
     target = parse(f"oci:{tmp_path / 'out'}:x")
-    with registry(answer) as address, pytest.raises((TransportError, VerificationError)):
+    with listening(answer) as address, pytest.raises((TransportError, VerificationError)):
         graft_image(parse(f"{address}/app:1"), target, {"amd64": bundle}, store)
     assert not (tmp_path / "out/index.json").exists()
     assert [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".graftbox-")] == []
@@ -140,7 +103,7 @@ def test_a_layer_that_breaks_off_leaves_nothing(
 def test_a_token_is_fetched_for_the_right_scope_and_used(manifest: Document) -> None:
     asked: list[str] = []
 
-    def answer(request: BaseHTTPRequestHandler) -> Answer:
+    def answer(request: Asked) -> Answer:
         asked.append(request.path)
         if request.path.startswith("/token"):
             return 200, {}, json.dumps({"token": "t0ken"}).encode()
@@ -150,7 +113,7 @@ def test_a_token_is_fetched_for_the_right_scope_and_used(manifest: Document) -> 
         challenge = f'Bearer realm="http://{host}/token",service="s",scope="repository:user/image:pull"'
         return 401, {"WWW-Authenticate": challenge}, b""
 
-    with registry(answer) as address:
+    with listening(answer) as address:
         assert resolve(address, "team/app:1").digest == manifest.digest
     assert asked[1] == "/token?scope=repository%3Ateam%2Fapp%3Apull&service=s"
 
@@ -167,7 +130,7 @@ def test_a_challenge_is_read_whatever_its_spelling() -> None:
 @pytest.mark.parametrize("kind", [[], {}, 3, "application/vnd.example"])
 def test_a_config_of_an_odd_type_is_no_image(kind: object) -> None:
     body = {"schemaVersion": 2, "config": {"mediaType": kind}, "layers": []}
-    with registry(lambda _: (200, {}, json.dumps(body).encode())) as address, pytest.raises(GraftboxError):
+    with listening(lambda _: (200, {}, json.dumps(body).encode())) as address, pytest.raises(GraftboxError):
         resolve(address)
 
 
@@ -179,11 +142,11 @@ def test_what_another_image_sends_while_the_registry_refuses_is_not_sent_again(
     )
     details = {"code": "MANIFEST_BLOB_UNKNOWN", "detail": {"digest": layer.digest}}
 
-    def refuse(_: BaseHTTPRequestHandler) -> Answer:
+    def refuse(_: Asked) -> Answer:
         registries.places(address).remember(layer, "app")
         return 404, {"Connection": "keep-alive"}, json.dumps({"errors": [details]}).encode()
 
-    with registry(refuse) as address, Access().shared(1) as registries:
+    with listening(refuse) as address, Access().shared(1) as registries:
         name = image_name(f"{address}/app:1")
         target = RegistryTarget(name, ["1"], Store(tmp_path), registries=registries, fresh=True)
         assert target.offer(manifest, b"", [layer], top=True) == [layer]
