@@ -196,10 +196,13 @@ class Downloader:
 
         try:
             yield
-        except httpx2.InvalidURL as error:
-            raise TransportError(f"{shown(url)} is not an address: {error}.") from error
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+            raise TransportError(
+                f"{shown(url)} is not an address that packages can be fetched from ({_cause(error)}). "
+                "Correct the setting that it is from: http://, https:// and file:// addresses work."
+            ) from error
         except httpx2.HTTPError as error:
-            cause = str(error) or type(error).__name__
+            cause = _cause(error)
             if "CERTIFICATE_VERIFY_FAILED" in cause:
                 raise TransportError(
                     f"{shown(url)} has a certificate that this machine does not trust. If a proxy signs it, "
@@ -215,6 +218,11 @@ class Document:
     url: str
     data: bytes
     media_type: str
+
+
+def _cause(error: Exception) -> str:
+    """What a library says, as a part of a sentence."""
+    return str(error).strip().rstrip(".") or type(error).__name__
 
 
 def shown(url: str) -> str:

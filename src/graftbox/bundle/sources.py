@@ -58,7 +58,7 @@ class Sources:
                 or written.get(setting)
             )
             if value:
-                given[setting] = tuple(word.rstrip("/") for word in value.split())
+                given[setting] = tuple(_address(word, setting) for word in value.split())
         return cls(given, environ)
 
     def mirrors(self, archive: str) -> tuple[str, ...]:
@@ -139,6 +139,15 @@ def config_path(environ: Mapping[str, str]) -> Path:
         return Path(explicit)
     base = environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "graftbox" / "config.toml"
+
+
+def _address(word: str, setting: str) -> str:
+    if not word.startswith(("http://", "https://", "file:/", "/")):
+        raise UsageError(
+            f"{word!r} is not an address, which {setting} ({_variable(setting)}, --{setting}) must be; write "
+            "one that begins with http://, https:// or file://."
+        )
+    return word.rstrip("/")
 
 
 def _variable(setting: str) -> str:

@@ -92,6 +92,7 @@ def test_a_snapshot_archive_is_a_folder_or_a_template(environ: dict[str, str], t
         ("[sources]\nmirror = 'x'\n", "unknown key sources.mirror"),
         ("[sources]\nsnapshot = 1\n", "sources.snapshot must be"),
         ("sources = 1\n", "sources must be a table"),
+        ("[sources]\ndebian-mirror = 'nonsense'\n", "'nonsense' is not an address"),
         ("[", "not a TOML file"),
     ],
 )
@@ -99,6 +100,13 @@ def test_a_mistake_in_the_config_file_is_told(environ: dict[str, str], text: str
     write(environ, text)
     with pytest.raises(UsageError, match=complaint):
         Sources.find(environ)
+
+
+def test_what_is_no_address_is_refused_by_the_name_of_its_setting(environ: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"GRAFTBOX_DEBIAN_MIRROR.*begins with http"):
+        Sources.find(environ, debian_mirror="nonsense")
+    found = Sources.find(environ, debian_mirror="/srv/debian/", snapshot="file:///srv/snapshot")
+    assert found.mirrors("debian") == ("/srv/debian",)
 
 
 def test_a_proxys_certificate_authority_is_found(environ: dict[str, str]) -> None:
