@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftbox.cli.engines import note
-from graftbox.sandbox.spec import EngineImage, UnpackedImage
+from graftbox.sandbox.spec import SERVER_COMMAND, EngineImage, UnpackedImage
 from graftbox.store import Store
 
 if TYPE_CHECKING:
@@ -48,16 +48,55 @@ def prepare(
     reference = parse(base)
     if deliver == "mount":
         # The image first: a wrong name is noticed before a bundle is built.
-        found: EngineImage | UnpackedImage
-        if isinstance(engine, DockerEngine):
-            found = EngineImage(_in_engine(engine, reference, store, access))
-        else:
-            found = unpacked(reference, store, access)
+        if not isinstance(engine, DockerEngine):
+            return _beside(reference, components, tree, store, flavor, access)
+        found = EngineImage(_in_engine(engine, reference, store, access))
         return Ready(found, tree or bundle_tree(components, store, flavor), str(reference))
     if isinstance(engine, DockerEngine):
         name = _grafted_in_engine(engine, reference, components, store, flavor, access)
         return Ready(EngineImage(name), None, name)
     return Ready(_grafted_unpacked(reference, components, store, flavor, access), None, str(reference))
+
+
+def _beside(
+    reference: Reference,
+    components: Sequence[str],
+    tree: Path | None,
+    store: Store,
+    flavor: str,
+    access: Access | None,
+) -> Ready:
+    """The base's files and the bundle's folder.
+
+    Of an image that carries a bundle already, the bundle's layers are not unpacked: the same one is here as
+    a folder, and another one would be hidden by it. Only where none is built here is the image's own used.
+    """
+    from graftbox.bundle import known
+    from graftbox.image import unpack
+    from graftbox.image.graft import Carried
+    from graftbox.image.platforms import machine_architecture
+
+    def keeps(bundle: Carried) -> bool:
+        if tree is not None:
+            return False
+        wanted = known.current(machine_architecture(), tuple(components), store, flavor=flavor)
+        same_kind = bundle.flavor == flavor and set(components) <= set(bundle.components)
+        short = bundle.digest.removeprefix("sha256:")[:12]
+        if wanted is None and same_kind:
+            parts = ", ".join(bundle.components)
+            note(f"the image's own bundle {short} ({parts}) is used, as none is built here")
+            return True
+        if wanted is None or wanted.digest != bundle.digest:
+            note(f"the image's own bundle {short} is another one; the one that is asked for takes its place")
+        return False
+
+    found = unpack.unpacked(reference, store, access, keeps=keeps)
+    image = UnpackedImage(found.rootfs, found.config.raw)
+    if found.own_bundle:
+        # As with a folder beside it, the server alone is started, not the base's entrypoint too.
+        image = dataclasses.replace(image, config={**image.config, "Entrypoint": SERVER_COMMAND, "Cmd": ()})
+        return Ready(image, None, str(reference))
+    return Ready(image, tree or bundle_tree(components, store, flavor), str(reference))
 
 
 def bundle_tree(components: Sequence[str], store: Store, flavor: str = "tree") -> Path:

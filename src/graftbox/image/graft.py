@@ -116,6 +116,27 @@ class Image:
     config: bytes
 
 
+@dataclass(frozen=True)
+class Carried:
+    """The bundle that an image has been given; ``layers`` are its layers' places in the image."""
+
+    digest: str
+    components: tuple[str, ...]
+    flavor: str
+    layers: slice
+
+
+def carried(config: bytes) -> Carried | None:
+    """The bundle of a runtime image, from its config; None for an image that was never grafted."""
+    facts = parse_object(config, "The image's config")
+    labels = _labels(facts)
+    layers = _earlier_graft(labels, list(_object(facts, "rootfs").get("diff_ids") or []))
+    if BUNDLE not in labels or layers.start == layers.stop:
+        return None
+    components = tuple(labels.get(COMPONENTS, "").split(","))
+    return Carried(labels[BUNDLE], components, labels.get(FLAVOR, Bundle.flavor), layers)
+
+
 def scratch(arch: str) -> Image:
     """The empty image."""
     config: dict[str, Any] = {"architecture": arch, "os": "linux", "created": NO_TIME, "config": {}}

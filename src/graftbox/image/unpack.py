@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graftbox.errors import FormatError
 from graftbox.image.blob import Source
-from graftbox.image.graft import Image, scratch
-from graftbox.image.manifest import parse_object
+from graftbox.image.graft import Carried, Image, carried, scratch
+from graftbox.image.manifest import Descriptor, parse_object
 from graftbox.image.platforms import machine_architecture, select
 from graftbox.image.reference import Reference, Transport
 from graftbox.image.transports import Access, open_source
@@ -52,26 +52,37 @@ class Unpacked:
     config: ImageConfig
     digest: str
     """Of the image's manifest."""
+    own_bundle: bool = False
+    """Whether a bundle's layers, which a graft has added, are among the files."""
 
 
 def unpacked(
-    reference: Reference, store: Store, access: Access | None = None, arch: str | None = None
+    reference: Reference,
+    store: Store,
+    access: Access | None = None,
+    arch: str | None = None,
+    keeps: Callable[[Carried], bool] = lambda bundle: True,
 ) -> Unpacked:
     """The image's flattened root file system; layers are read only if it is not in the cache.
 
+    ``keeps`` is asked about an image that carries a bundle; without its layers, the files are the base's.
     Raises `VerificationError` or `FormatError` for damaged layers; then nothing is kept.
     """
     arch = arch or machine_architecture()
     if reference.transport is Transport.SCRATCH:
         image = scratch(arch)
-        return Unpacked(rootfs(image, None, store), ImageConfig.read(image.config), image.manifest.digest)
+        return Unpacked(rootfs([], None, store), ImageConfig.read(image.config), image.manifest.digest)
     with contextlib.closing(open_source(reference, store, access, whole=False)) as source:
         image = select(source, arch, reference.portable)
-        facts = ImageConfig.read(image.config), image.manifest.digest
-        if reference.transport is not Transport.DOCKER_DAEMON or cached(image, store):
-            return Unpacked(rootfs(image, source, store), *facts)
+        bundle = carried(image.config)
+        kept = bundle is not None and keeps(bundle)
+        facts = ImageConfig.read(image.config), image.manifest.digest, kept
+        layers = _layers(image, None if kept else bundle)
+        if reference.transport is not Transport.DOCKER_DAEMON or _cached(layers, store):
+            return Unpacked(rootfs(layers, source, store), *facts)
     with contextlib.closing(open_source(reference, store, access)) as source:
-        return Unpacked(rootfs(select(source, arch, reference.portable), source, store), *facts)
+        layers = _layers(select(source, arch, reference.portable), None if kept else bundle)
+        return Unpacked(rootfs(layers, source, store), *facts)
 
 
 def chain_id(diff_ids: Sequence[str]) -> str:
@@ -94,23 +105,35 @@ def diff_ids(image: Image) -> list[str]:
 
 def cached(image: Image, store: Store) -> Path | None:
     """The image's unpacked folder, if it is in the cache."""
-    path = store.root / "rootfs" / chain_id(diff_ids(image))
+    return _cached(_layers(image, None), store)
+
+
+def _layers(image: Image, without: Carried | None) -> list[tuple[Descriptor, str]]:
+    """Each layer and its diff ID, lowest first, less those of a bundle."""
+    layers = list(zip(image.manifest.layers, diff_ids(image), strict=True))
+    if without:
+        del layers[without.layers]
+    return layers
+
+
+def _cached(layers: Sequence[tuple[Descriptor, str]], store: Store) -> Path | None:
+    path = store.root / "rootfs" / chain_id([diff_id for _, diff_id in layers])
     return path if store.used(path) else None
 
 
-def rootfs(image: Image, source: Source | None, store: Store) -> Path:
-    """The folder for the image's layers, made whole or not at all; ``source`` None is scratch."""
-    if path := cached(image, store):
+def rootfs(layers: Sequence[tuple[Descriptor, str]], source: Source | None, store: Store) -> Path:
+    """The folder with these layers, made whole or not at all; ``source`` None is scratch, which has none."""
+    if path := _cached(layers, store):
         return path
-    name = chain_id(diff_ids(image))
+    name = chain_id([diff_id for _, diff_id in layers])
     with storage_errors(store.root), store.lock(f"rootfs-{name[:16]}"):
-        if path := cached(image, store):
+        if path := _cached(layers, store):
             return path
         with store.temporary_folder() as folder:
             root = folder / "rootfs"
             root.mkdir(mode=0o755)
             tree = Tree(root)
-            for descriptor, diff_id in zip(image.manifest.layers, diff_ids(image), strict=True):
+            for descriptor, diff_id in layers:
                 assert source is not None, "scratch has no layers"
                 tree.apply(source.blob(descriptor, diff_id))
             tree.seal()

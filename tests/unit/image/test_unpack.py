@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from graftbox.errors import GraftboxError, UnsupportedError
-from graftbox.image.graft import Bundle
+from graftbox.image.graft import BUNDLE, LAYERS, Bundle, Carried, carried, mark
 from graftbox.image.place import graft_image
 from graftbox.image.reference import parse
 from graftbox.image.unpack import chain_id, unpacked
@@ -75,6 +76,41 @@ def test_archives_are_unpacked_too(
     root = unpacked(parse(archive), store, arch="amd64").rootfs
     assert (root / "a").read_bytes() == b"1"
     assert (root / "openhands/core").is_file()
+
+
+def test_an_images_own_bundle_is_left_out_where_it_is_not_wanted(
+    layout: Any, store: Store, bundle: Bundle, tmp_path: Path
+) -> None:
+    layout.image([{"a": b"1"}], process={"User": "7"})
+    base, grafted = parse(f"oci:{layout.folder}:base"), parse(f"oci:{tmp_path / 'out'}:run")
+    graft_image(base, grafted, {"amd64": bundle}, store)
+    asked = []
+
+    def keeps(carried: Carried) -> bool:
+        asked.append(carried)
+        return len(asked) > 1
+
+    without = unpacked(grafted, store, arch="amd64", keeps=keeps)
+    assert without.rootfs == unpacked(base, store, arch="amd64", keeps=keeps).rootfs
+    assert (without.own_bundle, without.config.user) == (False, "7")
+    assert [(one.digest, one.components, one.flavor) for one in asked] == [(bundle.digest, ("core",), "tree")]
+    whole = unpacked(grafted, store, arch="amd64", keeps=keeps)
+    assert whole.own_bundle
+    assert (whole.rootfs / "openhands/core").is_file()
+
+
+def test_a_bundles_layers_are_left_out_from_below_others_too(
+    bundle: Bundle,
+) -> None:
+    diff_ids = [layer.diff_id for layer in bundle.layers]
+    labels = {BUNDLE: "sha256:x", LAYERS: mark(diff_ids)}
+    rootfs = {"diff_ids": ["sha256:below", *diff_ids, "sha256:above"]}
+    config = {"config": {"Labels": labels}, "rootfs": rootfs}
+    found = carried(json.dumps(config).encode())
+    assert found is not None
+    assert found.layers == slice(1, 3)
+    labels[LAYERS] = mark(["sha256:other"])
+    assert carried(json.dumps(config).encode()) is None
 
 
 def test_a_chain_id_is_the_specs() -> None:
