@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from graftbox.cli.options import compression_option, flavor_option, source_options
+from graftbox.cli.options import checked_tags, compression_option, flavor_option, source_options
 from graftbox.cli.registries import registry_options
 from graftbox.store import Store
 
@@ -218,7 +218,13 @@ def sbom(
 @click.option("--recipe", metavar="NAME|FILE", default="openhands", show_default=True, help="As for build.")
 @compression_option
 @flavor_option
-@click.option("--tag", "tags", multiple=True, help="A further tag for the image; may be repeated.")
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    callback=checked_tags,
+    help="A further tag for the image; may be repeated.",
+)
 @registry_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def push(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from graftbox.cli.options import component_option
+from graftbox.cli.options import checked_user, component_option
 
 
 @click.command()
@@ -19,7 +19,7 @@ from graftbox.cli.options import component_option
 )
 @component_option
 @click.option("--platform", help="Such as linux/arm64 (default: this machine's).")
-@click.option("--user", help="The runtime image's user instead of the base's.")
+@click.option("--user", callback=checked_user, help="The runtime image's user instead of the base's.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a child; reads the base."
 )

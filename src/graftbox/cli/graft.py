@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.cli.options import component_option, compression_option, flavor_option
+from graftbox.cli.options import (
+    checked_tags,
+    checked_user,
+    component_option,
+    compression_option,
+    flavor_option,
+)
 from graftbox.cli.registries import registry_options
 
 if TYPE_CHECKING:
@@ -29,12 +36,18 @@ if TYPE_CHECKING:
 @component_option
 @compression_option
 @flavor_option
-@click.option("--user", help="The runtime image's user instead of the base's.")
+@click.option("--user", callback=checked_user, help="The runtime image's user instead of the base's.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."
 )
 @click.option("--platform", help="One platform of a multi-platform base, such as linux/arm64.")
-@click.option("--tag", "tags", multiple=True, help="A further tag for the result; may be repeated.")
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    callback=checked_tags,
+    help="A further tag for the result; may be repeated.",
+)
 @click.option("--to-repo", metavar="REPO", help="Instead of TARGET: this repository, under tags of content.")
 @click.option(
     "--from", "listed", metavar="FILE", help="Instead of BASE: a list of them, one a line; - is stdin."
@@ -98,6 +111,11 @@ def graft(
     from graftbox.store import Store
 
     store = Store()
+    source = parse(base) if base is not None else None
+
+    def look() -> None:
+        _look_at(source, store, access)
+
     added = _additions(attest, sign_with, parse(target) if target else None, to_repo, store)
     if to_repo or listed:
         from graftbox.cli import batch
@@ -106,9 +124,8 @@ def graft(
             raise click.UsageError(
                 "Write: graft BASE TARGET, graft BASE --to-repo REPO, or graft --from FILE --to-repo REPO."
             )
-        choice = Choice(
-            bundles(components, platform, store, compression, flavor), user, keep_entrypoint, platform
-        )
+        found = bundles(components, platform, store, compression, flavor, look)
+        choice = Choice(found, user, keep_entrypoint, platform)
         docker = "docker-daemon:"
         if listed is not None and to_repo.startswith(docker):
             sys.exit(batch.into_docker(listed, to_repo.removeprefix(docker), choice, store, access))
@@ -119,12 +136,12 @@ def graft(
         if added:
             added.add(parse(made.image), made.digest, choice.bundles, access, made.status == "made")
         return
-    if base is None or target is None:
+    if source is None or target is None:
         raise click.UsageError("Name BASE and TARGET, or BASE and --to-repo REPO.")
-    source, place = parse(base), parse(target)
+    place = parse(target)
     # Where one platform only can be stored, the others' bundles need not be looked for.
     only = None if place.transport.holds_many_platforms else f"linux/{machine_architecture()}"
-    chosen = bundles(components, platform or only, store, compression, flavor)
+    chosen = bundles(components, platform or only, store, compression, flavor, look)
     report = graft_image(
         source,
         place,
@@ -161,6 +178,16 @@ def _additions(
     return sbom.Additions(attest, sign_with, sbom.sboms(store))
 
 
+def _look_at(base: Reference | None, store: Store, access: Access) -> None:
+    """Notices a wrong name or an unreachable registry before a bundle is built, which takes a while."""
+    from graftbox.image.reference import Transport
+    from graftbox.image.transports import open_source
+
+    if base is not None and base.transport is not Transport.SCRATCH:
+        with contextlib.closing(open_source(base, store, access, whole=False)) as source:
+            source.resolve()
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
@@ -171,8 +198,12 @@ def bundles(
     store: Store,
     compression: str = "gzip",
     flavor: str = "tree",
+    before: Callable[[], None] = lambda: None,
 ) -> dict[str, Bundle]:
-    """The bundles to graft, by architecture; the asked one or this machine's is built if it has to be."""
+    """The bundles to graft, by architecture; the asked one or this machine's is built if it has to be.
+
+    ``before`` is called before that: what else can fail should do so sooner.
+    """
     from graftbox.bundle import known
     from graftbox.image.platforms import architecture, machine_architecture
 
@@ -184,6 +215,7 @@ def bundles(
         if manifest is None and arch == wanted:
             from graftbox.bundle import build
 
+            before()
             _say(f"building the bundle for linux/{arch} first (graftbox bundle build)")
             manifest = build.build(
                 arch=arch, components=components, store=store, compression=compression, flavor=flavor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.cli.options import component_option
+from graftbox.cli.options import checked_user, component_option
 from graftbox.cli.registries import registry_options
 from graftbox.cli.ways import METHODS, REPOSITORY, Wanted, make
 
@@ -31,7 +31,7 @@ def image() -> None:
 @click.option("--repo", "repository", default=REPOSITORY, show_default=True, help="The result's repository.")
 @component_option
 @click.option("--platform", help="Such as linux/arm64 (default: this machine's).")
-@click.option("--user", help="The runtime image's user instead of the base's.")
+@click.option("--user", callback=checked_user, help="The runtime image's user instead of the base's.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.cli.options import component_option, compression_option, flavor_option
+from graftbox.cli.options import checked_user, component_option, compression_option, flavor_option
 from graftbox.cli.status import say
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @component_option
 @compression_option
 @flavor_option
-@click.option("--user", help="The runtime images' user instead of the bases'.")
+@click.option("--user", callback=checked_user, help="The runtime images' user instead of the bases'.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."
 )

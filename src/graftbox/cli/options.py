@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,6 +24,22 @@ class Amount(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a number of that kind.", param, ctx)
         return number
+
+
+def checked_user(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """``NAME``, ``UID``, either with ``:GROUP``; what no image can have is refused at once."""
+    if value is not None and not re.fullmatch(r"[^\s:]+(:[^\s:]+)?", value):
+        raise click.BadParameter("write a user's name or number, or USER:GROUP.", ctx, param)
+    return value
+
+
+def checked_tags(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Tags as registries have them."""
+    if value:
+        from graftbox.image.reference import checked_tag
+
+        value = tuple(map(checked_tag, value))
+    return value
 
 
 component_option = click.option(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graftbox.cli.options import Amount, component_option, flavor_option
+from graftbox.cli.options import Amount, checked_user, component_option, flavor_option
 from graftbox.cli.registries import registry_options
 from graftbox.store import Store
 
@@ -54,7 +54,9 @@ if TYPE_CHECKING:
 )
 @click.option("--volume", "-v", "volumes", multiple=True, metavar="HOST:PATH[:ro]", help="May be repeated.")
 @click.option("--workdir", "-w", help="The working directory instead of the image's.")
-@click.option("--user", "-u", help="The user (name, uid, uid:gid) instead of the image's.")
+@click.option(
+    "--user", "-u", callback=checked_user, help="The user (name, uid, uid:gid) instead of the image's."
+)
 @click.option("--network", type=click.Choice(["bridge", "host", "none"]), help="none: by Unix socket only.")
 @click.option("--read-only", is_flag=True, help="The image's files cannot be changed.")
 @click.option("--tmpfs", multiple=True, metavar="PATH", help="A folder in memory; may be repeated.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.cli.options import component_option, compression_option, flavor_option
+from graftbox.cli.options import checked_user, component_option, compression_option, flavor_option
 from graftbox.cli.registries import registry_options
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ MEANINGS = {
 @component_option
 @compression_option
 @flavor_option
-@click.option("--user", help="As for graft.")
+@click.option("--user", callback=checked_user, help="As for graft.")
 @click.option("--keep-entrypoint", is_flag=True, help="As for graft.")
 @click.option("--platform", help="As for graft.")
 @registry_options

@@ -16,6 +16,9 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_WORDS = r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*"
+_REF_NAME = re.compile(rf"{_WORDS}(?:/{_WORDS})*")
+"""What ``org.opencontainers.image.ref.name`` may be (image-spec, annotations.md): a tag or a whole name."""
 _NAMESPACE = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -185,7 +188,19 @@ def _parse_path(transport: Transport, rest: str, text: str) -> Reference:
     if selector and transport is Transport.DOCKER_ARCHIVE and not _DIGEST.fullmatch(selector):
         name = image_name(selector)
         return Reference(transport, name=name, path=Path(path), selector=str(name))
+    if selector and not (_REF_NAME.fullmatch(selector) or _TAG.fullmatch(selector)):
+        raise UsageError(
+            f"{text!r}: {selector!r} cannot name an image there; write {transport.value}:{path}:TAG with a "
+            "tag of letters, digits, . _ -."
+        )
     return Reference(transport, path=Path(path), selector=selector or None)
+
+
+def checked_tag(text: str) -> str:
+    """The tag itself; `UsageError` if it is none."""
+    if not _TAG.fullmatch(text):
+        raise UsageError(f"{text!r} is not a tag (letters, digits, . _ -, at most 128).")
+    return text
 
 
 def image_name(text: str) -> ImageName:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from graftbox.bundle import known
 from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.cli.graft import graft
-from graftbox.errors import UsageError
+from graftbox.errors import GraftboxError, UsageError
 from graftbox.image.graft import Bundle
 from graftbox.store import Store
 
@@ -74,3 +74,31 @@ def test_people_get_two_lines(layout: Any, tmp_path: Path) -> None:
 def test_a_mistyped_reference_is_found_before_a_bundle_is_built() -> None:
     with pytest.raises(UsageError, match="lower-case"):
         CliRunner().invoke(graft, ["Ubuntu", "oci:x"], catch_exceptions=False)
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--tag", "bad tag"], "'bad tag' is not a tag"),
+        (["--user", "a b"], "a user's name or number"),
+        (["--user", "a:b:c"], "a user's name or number"),
+    ],
+)
+def test_what_no_image_can_have_is_refused_before_anything_is_written(
+    options: list[str], complaint: str, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(graft, ["scratch", f"oci:{tmp_path / 'out'}", *options])
+    assert done.exit_code != 0
+    assert complaint in (done.output or str(done.exception)) + str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_base_is_noticed_before_a_bundle_is_built(
+    monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
+    done = CliRunner().invoke(graft, [f"oci:{tmp_path / 'none'}", f"oci:{tmp_path / 'out'}"])
+    assert isinstance(done.exception, GraftboxError)
+    assert "is not an OCI layout" in str(done.exception)
+    assert "building" not in done.stderr
