@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.answering import listening
+from tests.answering import Answer, Asked, listening
 from tests.integration.conftest import Registry
 from tests.integration.faults import faulty
 from tests.integration.tokens import (
@@ -172,6 +172,32 @@ def test_a_token_service_that_knows_only_post(
     tokens.no_get = True
     run(base, f"{registry.address}/{repository}/run:1", store, bundle)
     assert {asked["grant"] for asked in tokens.asked} == {"password"}
+
+
+def test_a_token_service_that_has_moved(
+    private: Guarded, tmp_path: Path, base: str, repository: str, store: Store, bundle: Bundle
+) -> None:
+    """RFC 9110 section 15.4: a GET follows; credentials stay at the origin that they were meant for."""
+    registry, tokens = private
+    seen: list[str | None] = []
+
+    def old(request: Asked) -> Answer:
+        if request.path.startswith("/moved"):
+            seen.append(request.headers.get("Authorization"))
+            query = request.path.partition("?")[2]
+            return 307, {"Location": f"http://{tokens.address}/token?{query}"}, b""
+        return 308, {"Location": f"/moved{request.path}"}, b""
+
+    with faulty(registry.address) as proxy, listening(old) as address:
+        login = {"auth": base64.b64encode(f"jo:{PASSWORD}".encode()).decode()}
+        stored(tmp_path, {"auths": {proxy.address: login}})
+        run("scratch", f"{proxy.address}/{repository}/x:1", store, bundle)
+        challenge = f'Bearer realm="http://{address}/token",service="registry"'
+        proxy.will("with header", "GET .*/manifests/", times=-1, value=f"Www-Authenticate: {challenge}")
+        run(f"{proxy.address}/{repository}/x:1", f"oci:{tmp_path / 'out'}:x", store, bundle)
+    assert len(seen) == 1
+    assert seen[0] is not None
+    assert tokens.asked[-1]["user"] == "", "the log-in went to another origin"
 
 
 HELPER = """#!/bin/sh

@@ -199,7 +199,7 @@ class Host:
             authorization = renewed
             response = attempt()
         if method in {"GET", "HEAD"} and response.is_redirect:
-            return self._follow(method, response, headers or {}, authorization)
+            return self._follow(method, response, headers or {}, authorization, self._origin)
         return response
 
     def _open(
@@ -220,12 +220,17 @@ class Host:
         return response
 
     def _follow(
-        self, method: str, response: Response, headers: dict[str, str], authorization: str | None
+        self,
+        method: str,
+        response: Response,
+        headers: dict[str, str],
+        authorization: str | None,
+        home: tuple[str, str, int],
     ) -> Response:
-        """Downloads may be elsewhere; the log-in stays here."""
+        """Downloads may be elsewhere; the log-in stays at home."""
         for _ in range(REDIRECTS):
             url = self.locate(self._read(response))
-            ours = origin(url) == self._origin
+            ours = origin(url) == home
             extra = {"Authorization": authorization} if authorization and ours else {}
             response = self._open(method, url, {**headers, **extra})
             if not response.is_redirect:
@@ -266,7 +271,10 @@ class Host:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
 
         def attempt() -> Response:
-            return self._read(self._open(request.method, request.url, headers, request.form or None))
+            response = self._open(request.method, request.url, headers, request.form or None)
+            if request.method == "GET" and response.is_redirect:
+                response = self._follow("GET", response, {}, request.authorization, origin(request.url))
+            return self._read(response)
 
         return self._patiently(attempt, slot=False)
 
