@@ -93,8 +93,8 @@ class Sessions:
 
         ``cwd``: where it starts, instead of the working folder; ``env``: variables beside the container's
         own; ``identity``: whom it runs as, the sandbox's by default; ``shell``: path of another bash. Raises
-        `UsageError` (a bad name, variable or size), `NameTakenError`, `TooManyError` or, when no shell comes
-        up, `UnsupportedError`.
+        `UsageError` (a bad name, folder, variable or size), `NameTakenError`, `TooManyError` or, when no
+        shell comes up, `UnsupportedError`.
         """
         if not _NAME.fullmatch(name):
             raise UsageError(
@@ -104,12 +104,15 @@ class Sessions:
         check_variables(env or {})
         if not (0 < columns <= LARGEST and 0 < rows <= LARGEST):
             raise UsageError(f"A terminal has 1 to {LARGEST} columns and rows, not {columns} by {rows}.")
+        identity = identity or self.sandbox.identity
+        if cwd:
+            await identity.call(_enter, self._cwd(cwd))
         await self.prepare()
         if name in self._sessions:
             raise NameTakenError(f"A session called {name} is open already; close it or choose another name.")
         if len(self._sessions) >= self.limit:
             raise TooManyError(f"{self.limit} sessions are open, which is the limit; close one first.")
-        plan = Plan(name, self._cwd(cwd), dict(env or {}), identity or self.sandbox.identity, shell)
+        plan = Plan(name, self._cwd(cwd), dict(env or {}), identity, shell)
         session = self._sessions[name] = self._session(plan, columns, rows)
         try:
             await session.shell.start()
@@ -216,3 +219,11 @@ class Sessions:
             record.remove()
         else:
             self._sessions[session.name] = session
+
+
+def _enter(folder: str) -> None:
+    """Raises `UsageError` where a shell could not start in this folder; blocking."""
+    try:
+        Path(folder, "..").stat()
+    except OSError as error:
+        raise UsageError(f"{folder!r} can't be used: {error.strerror}.") from error

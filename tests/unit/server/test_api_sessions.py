@@ -71,6 +71,15 @@ def test_sessions_are_opened_listed_and_closed(client: Any) -> None:
     client.ask("DELETE", f"/v1/sessions/{unnamed['name']}")
 
 
+@pytest.mark.parametrize("folder", ["no/such", "a-file"])
+def test_a_session_does_not_begin_elsewhere_than_asked_for(client: Any, folder: str) -> None:
+    (client.folder / "a-file").touch()
+    status, said = client.ask("POST", "/v1/sessions", {"name": "astray", "cwd": folder})
+    assert status == 400
+    assert "can't be used" in said["detail"]
+    assert client.ask("GET", "/v1/sessions/astray")[0] == 404
+
+
 def test_a_session_keeps_its_state_and_one_command_may_have_its_own(client: Any, session: str) -> None:
     run(client, session, "cd /; X=1; export Y=2")
     assert run(client, session, "echo $PWD $X $Y")["output"] == "/ 1 2\n"
