@@ -104,11 +104,14 @@ def passwd_entry(user: str | int) -> tuple[str, int, int, str, str] | None:
 
 
 def groups_of(name: str, gid: int) -> tuple[int, ...]:
-    """The group numbers of a user: its own and those that list it in /etc/group."""
+    """The group numbers of a user: its own and those that list it in /etc/group.
+
+    One without a name is in no list; groups without members have an empty one.
+    """
     listed = {
         int(parts[2])
         for parts in _lines("/etc/group", 4)
-        if name in parts[3].split(",") and parts[2].isdigit()
+        if name and name in parts[3].split(",") and parts[2].isdigit()
     }
     return (gid, *sorted(listed - {gid}))
 

@@ -89,7 +89,7 @@ class Shell:
                     try:
                         await self._launch(path, options)
                     except (TmuxError, TimeoutError) as error:
-                        reasons.append(f"{' '.join((path, *options))}: {error or 'no answer'}")
+                        reasons.append(f"{' '.join((path, *options))}: {str(error) or 'no answer'}")
                         log.warning("A shell did not start: %s", reasons[-1])
                     else:
                         return
@@ -113,7 +113,8 @@ class Shell:
             pane = await self.tmux.open(place, program, self.nonce, self.terms.socket, file, self)
             pane.command(
                 command.number,
-                b"\\builtin set +o history +H; PS1= PS2=; %s; %s\n"
+                # A ~/.bashrc with `set -o vi` turns line editing on again, which shows what it reads.
+                b"\\builtin set +o vi; \\builtin set +o emacs +o history +H; PS1= PS2=; %s; %s\n"
                 % (_NO_PAGER, self._report_line(b"Z", command.number)),
             )
             async with asyncio.timeout(READY_SECONDS):

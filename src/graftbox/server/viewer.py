@@ -59,7 +59,7 @@ def load(path: Path) -> tuple[bytes, Text]:
     try:
         with open_regular(path) as file:
             data, size = file.read(MAX_FILE + 1), os.fstat(file.fileno()).st_size
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise missing(path) from error
     except (OSError, GraftboxError) as error:
         raise EditError(f"Ran into {error} while trying to read {path}") from error

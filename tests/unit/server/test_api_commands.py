@@ -304,6 +304,11 @@ def test_a_command_may_run_as_another_user_where_the_server_is_root(client: Any)
     assert run(client, "id -u", user=mine)["stdout"] == f"{mine}\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_number_without_an_account_is_in_no_group_but_its_own(client: Any) -> None:
+    assert run(client, "id -u; id -G", user="54321")["stdout"] == "54321\n54321\n"
+
+
 def user_of(name: str) -> int:
     return pwd.getpwnam(name).pw_uid
 

@@ -124,6 +124,11 @@ def test_a_mistake_is_explained_and_changes_nothing(
     assert (tmp_path / "f").read_text() == "a\nb\nc\n"
 
 
+def test_a_path_below_a_file_does_not_exist(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("a\n")
+    assert session.do("view", "f/below").endswith("does not exist. Please provide a valid path.")
+
+
 def test_binary_large_and_special_files_are_refused(session: Session, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\0\1")
     with (tmp_path / "large").open("wb") as file:

@@ -352,6 +352,17 @@ def test_the_environment_is_the_containers_own(start: Any, tmp_path: Path) -> No
     assert seen == {**expected, **by_bash}
 
 
+def test_line_editing_switched_on_in_bashrc_shows_nothing_of_ours(start: Any, tmp_path: Path) -> None:
+    (tmp_path / ".bashrc").write_text("set -o vi\n")
+    server = start(environment={"HOME": str(tmp_path)})
+    assert server.output("echo hi") == "hi"
+    assert server.ask("POST", "/v1/sessions", {"name": "edited"})[0] == 201
+    first = server.ask("POST", "/v1/sessions/edited/run", {"command": "echo one"})[1]
+    server.ask("POST", "/v1/sessions/edited/run", {"command": "echo two"})
+    shown = server.ask("GET", f"/v1/sessions/edited/output?offset={first['start']}")[1]
+    assert shown["text"] == "one\r\ntwo\r\n"
+
+
 @pytest.mark.parametrize("command", ["builtin() { :; }", "enable -n printf eval"])
 def test_a_shell_without_its_builtins_does_not_stay_broken(start: Any, command: str) -> None:
     server = start()
