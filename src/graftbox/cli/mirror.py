@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from graftbox.cli.options import checked_user, component_option, compression_option, flavor_option
+from graftbox.cli.registries import ca_option
 from graftbox.cli.status import say
 
 if TYPE_CHECKING:
@@ -55,12 +56,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds until a tag is looked up again.",
 )
-@click.option(
-    "--ca",
-    type=click.Path(exists=True, path_type=Path),
-    envvar="GRAFTBOX_CA",
-    help="A further certificate authority of the upstreams: a PEM file or a folder of them.",
-)
+@ca_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when it is ready.")
 def mirror(
     listen: str,

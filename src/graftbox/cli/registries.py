@@ -10,6 +10,14 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+ca_option = click.option(
+    "--ca",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE",
+    envvar="GRAFTBOX_CA",
+    help="Certificate authorities (PEM, or a folder of them) to trust beside the system's and those in "
+    "certs.d.",
+)
 
 
 def registry_options(function: F) -> F:
@@ -17,20 +25,12 @@ def registry_options(function: F) -> F:
 
     @click.option(
         "--plain-http",
-        "--insecure",
-        "plain_http",
         multiple=True,
         metavar="HOST[:PORT]",
-        envvar=["GRAFTBOX_PLAIN_HTTP", "GRAFTBOX_INSECURE"],
+        envvar="GRAFTBOX_PLAIN_HTTP",
         help="A registry that is spoken to without TLS; loopback addresses always are.",
     )
-    @click.option(
-        "--ca",
-        type=click.Path(exists=True, path_type=Path),
-        metavar="FILE",
-        envvar="GRAFTBOX_CA",
-        help="Certificate authorities to trust beside the system's and those in certs.d (PEM).",
-    )
+    @ca_option
     @functools.wraps(function)
     def wrapped(*arguments: Any, plain_http: tuple[str, ...], ca: Path | None, **options: Any) -> Any:
         from graftbox.image.transports import Access
