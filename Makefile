@@ -4,6 +4,7 @@ PYTHON ?= python3
 PYTEST = .venv/bin/python -m pytest
 # A test that passes only the second time is named with what it said; more than three of them are a failure.
 ONCE_MORE = --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks
+SLOWEST = --durations 15 --durations-min 5
 
 setup: .venv/.ready
 
@@ -25,10 +26,12 @@ check: setup
 unit: setup
 	@$(PYTEST) -n 2 tests/unit
 
-test: check
-	@tests/integration/install.sh
-	@GRAFTBOX_TEST_STRICT=1 $(PYTEST) -n 2 $(ONCE_MORE) tests/unit
-	@GRAFTBOX_TEST_STRICT=1 scripts/with-bundle $(PYTEST) $(ONCE_MORE) tests/conformance tests/integration
+test: setup
+	@scripts/step "ruff, mypy, import-linter" $(MAKE) --no-print-directory check
+	@scripts/step "what the tests need" tests/integration/install.sh
+	@GRAFTBOX_TEST_STRICT=1 scripts/step "unit tests" $(PYTEST) -n 2 $(ONCE_MORE) $(SLOWEST) tests/unit
+	@GRAFTBOX_TEST_STRICT=1 scripts/step "the bundles, conformance and integration tests" \
+		scripts/with-bundle $(PYTEST) $(ONCE_MORE) $(SLOWEST) tests/conformance tests/integration
 
 bench: setup
 	@tests/integration/install.sh
