@@ -94,7 +94,7 @@ def registry_answers() -> bool:
 def show(base: Base) -> None:
     """Grafts the image, starts it and works in it; the sandbox is deleted in the end."""
     print(f"\n{base.title}")
-    with timed("grafted, for any engine or registry: a manifest and a config of {} bytes, its own layers untouched") as facts:
+    with timed("grafted, for any engine or registry, by a manifest and a config of {} bytes") as facts:
         grafted = report("graft", base.image, f"oci:{PLACE}/grafted:{base.name}", "--json")
         facts.append(f"{grafted['bytes_sent']:,}")
     with timed("started here without a daemon{}, the bundle mounted beside it: {}") as facts:
