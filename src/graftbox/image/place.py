@@ -58,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Report:
-    """What was done; ``layers_sent``, and ``bytes_sent`` of layers and configs, count what was written anew."""
+    """What was done; ``layers_sent``, and ``bytes_sent`` of layers and configs, count what was new."""
 
     image: str
     digest: str
