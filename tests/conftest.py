@@ -30,6 +30,7 @@ from graftbox.image.manifest import (
     Document,
     serialise,
 )
+from graftbox.image.platforms import machine_architecture
 from graftbox.store import Store, digest_of
 
 # A shell that starts the tests in the background has them, and every program they start, ignore Ctrl-C.
@@ -194,6 +195,18 @@ def bundle(store: Store) -> Bundle:
 def arm_bundle(store: Store) -> Bundle:
     """A bundle for arm64, its layers in ``store``."""
     return make_bundle(store, "arm64")
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch, store: Store, bundle: Bundle, arm_bundle: Bundle) -> Bundle:
+    """A machine on which a small bundle is built already."""
+    from graftbox.cli import graft as graft_command
+
+    arch = machine_architecture()
+    ours = arm_bundle if arch == "arm64" else bundle
+    monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
+    monkeypatch.setattr(graft_command, "bundles", lambda *_, **__: {arch: ours})
+    return ours
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from tests.integration import bases
 from tests.integration.conftest import Docker, Registry, program
 
 from graftbox import runtime_build
-from graftbox.cli import graft as graft_command
 from graftbox.cli.ways import Wanted, make
 from graftbox.errors import TransportError
 from graftbox.image.bundle_image import push_bundle
@@ -27,16 +26,6 @@ from graftbox.image.platforms import machine_architecture
 from graftbox.image.reference import parse
 from graftbox.image.transports import Access
 from graftbox.store import Store
-
-
-@pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch, store: Store, bundle: Bundle, arm_bundle: Bundle) -> Bundle:
-    """A machine on which a small bundle is built already."""
-    arch = machine_architecture()
-    ours = arm_bundle if arch == "arm64" else bundle
-    monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
-    monkeypatch.setattr(graft_command, "bundles", lambda *_, **__: {arch: ours})
-    return ours
 
 
 @pytest.fixture(scope="module")

@@ -13,24 +13,14 @@ from click.testing import CliRunner
 
 from graftbox import runtime_build
 from graftbox.cli import bases
-from graftbox.cli import graft as graft_command
 from graftbox.cli.dockerfile import dockerfile
 from graftbox.cli.image import image
 from graftbox.cli.ways import Made, Wanted, requirements, server_files
 from graftbox.errors import UnsupportedError, UsageError
 from graftbox.image.graft import Bundle
-from graftbox.image.platforms import machine_architecture
 from graftbox.store import Store, digest_of_file
 
-
-@pytest.fixture(autouse=True)
-def built(monkeypatch: pytest.MonkeyPatch, store: Store, bundle: Bundle, arm_bundle: Bundle) -> Bundle:
-    """A machine on which a small bundle is built already."""
-    arch = machine_architecture()
-    ours = arm_bundle if arch == "arm64" else bundle
-    monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
-    monkeypatch.setattr(graft_command, "bundles", lambda *_, **__: {arch: ours})
-    return ours
+pytestmark = pytest.mark.usefixtures("built")
 
 
 def run(command: Any, *arguments: str) -> str:
