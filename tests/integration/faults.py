@@ -139,7 +139,8 @@ class _Proxy(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0] if fault.kind == "unmounted" else self.path
         there.putrequest(self.command, path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
-            there.putheader(name, value)
+            spoilt = fault.kind == "spoil token" and name == "Authorization"
+            there.putheader(name, "Bearer spoilt" if spoilt else value)
         there.endheaders()
         if not self.pass_on(fault, length, there):
             there.close()

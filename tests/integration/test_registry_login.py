@@ -65,9 +65,9 @@ def stored(tmp_path: Path, config: dict[str, Any]) -> None:
     (tmp_path / "docker/config.json").write_text(json.dumps(config))
 
 
-def log_in(tmp_path: Path, registry: Registry) -> None:
+def log_in(tmp_path: Path, address: str) -> None:
     auth = base64.b64encode(f"jo:{PASSWORD}".encode()).decode()
-    stored(tmp_path, {"auths": {registry.address: {"auth": auth}}})
+    stored(tmp_path, {"auths": {address: {"auth": auth}}})
 
 
 @pytest.fixture
@@ -87,12 +87,8 @@ def test_a_push_and_a_mount_with_one_log_in(
     target in one token.
     """
     registry, tokens = private
-    log_in(tmp_path, registry)
     with faulty(registry.address) as proxy:
-        stored(
-            tmp_path,
-            {"auths": {proxy.address: {"auth": base64.b64encode(f"jo:{PASSWORD}".encode()).decode()}}},
-        )
+        log_in(tmp_path, proxy.address)
         run(base, f"{proxy.address}/{repository}/base:1", store, bundle)
         before = proxy.received
         report = run(
@@ -113,7 +109,7 @@ def test_a_mount_without_a_token_for_its_source_becomes_an_upload(
 ) -> None:
     """RFC 6750, ``insufficient_scope``: the token service decides what a token holds; less is no error."""
     registry, tokens = private
-    log_in(tmp_path, registry)
+    log_in(tmp_path, registry.address)
     login = ["--dest-creds", f"jo:{PASSWORD}"]
     run("scratch", f"{registry.address}/{repository}/other:1", store, bundle)
     skopeo(
@@ -132,10 +128,38 @@ def test_an_expired_token_is_replaced(
 ) -> None:
     """RFC 6750, ``invalid_token``: a client may ask for a new token and try again."""
     registry, tokens = private
-    log_in(tmp_path, registry)
+    log_in(tmp_path, registry.address)
     tokens.expired = 1
     run(base, f"{registry.address}/{repository}/run:1", store, bundle)
     assert 2 <= len(tokens.asked) <= 3
+
+
+@pytest.mark.parametrize("way", ["PUT", "PATCH"])
+def test_a_token_that_ends_in_the_middle_of_an_upload(
+    way: str,
+    private: Guarded,
+    tmp_path: Path,
+    layout: Any,
+    repository: str,
+    store: Store,
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RFC 6750, ``invalid_token``: the bytes are sent again with a new one, and the upload goes on."""
+    monkeypatch.setattr("graftbox.image.upload.CHUNK", 1 << 17)
+    registry, tokens = private
+    (large,) = layout.image([{"data": os.urandom(400_000)}]).layers
+    with faulty(registry.address) as proxy:
+        log_in(tmp_path, proxy.address)
+        if way == "PATCH":
+            proxy.will("413", f"PUT .*digest={large.digest}")
+            proxy.will("", "PATCH ")
+        proxy.will("spoil token", f"{way} .*/uploads/")
+        run(f"oci:{layout.folder}:base", f"{proxy.address}/{repository}:1", store, bundle)
+        before = len(tokens.asked)
+        run(f"{proxy.address}/{repository}:1", f"oci:{tmp_path / 'out'}:x", store, bundle)
+    assert proxy.happened[-1].startswith(f"spoil token {way}"), proxy.seen
+    assert 2 <= before <= 4
 
 
 def test_without_a_log_in_reading_is_anonymous_and_writing_is_refused(
@@ -145,7 +169,7 @@ def test_without_a_log_in_reading_is_anonymous_and_writing_is_refused(
     registry, tokens = private
     with pytest.raises(TransportError, match=f"docker login {registry.address}"):
         run(base, f"{registry.address}/{repository}/run:1", store, bundle)
-    log_in(tmp_path, registry)
+    log_in(tmp_path, registry.address)
     run(base, f"{registry.address}/{repository}/run:1", store, bundle)
     stored(tmp_path, {})
     tokens.asked.clear()
@@ -168,7 +192,7 @@ def test_a_token_service_that_knows_only_post(
 ) -> None:
     """OAuth 2 token specification: ``grant_type=password`` where GET is not known (405)."""
     registry, tokens = private
-    log_in(tmp_path, registry)
+    log_in(tmp_path, registry.address)
     tokens.no_get = True
     run(base, f"{registry.address}/{repository}/run:1", store, bundle)
     assert {asked["grant"] for asked in tokens.asked} == {"password"}
@@ -189,8 +213,7 @@ def test_a_token_service_that_has_moved(
         return 308, {"Location": f"/moved{request.path}"}, b""
 
     with faulty(registry.address) as proxy, listening(old) as address:
-        login = {"auth": base64.b64encode(f"jo:{PASSWORD}".encode()).decode()}
-        stored(tmp_path, {"auths": {proxy.address: login}})
+        log_in(tmp_path, proxy.address)
         run("scratch", f"{proxy.address}/{repository}/x:1", store, bundle)
         challenge = f'Bearer realm="http://{address}/token",service="registry"'
         proxy.will("with header", "GET .*/manifests/", times=-1, value=f"Www-Authenticate: {challenge}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -25,6 +26,9 @@ from graftbox.store import Store
 HOPELESS = 20
 """So many equal errors in a row, and nothing that worked between them: the rest would fail the same way."""
 ERRORS_SHOWN = 10
+
+_OWN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What the same error has of its own each time: the number of an upload."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,11 @@ class Tally:
         if outcome.status != FAILED:
             self.repeated, self.last_error = 0, ""
             return
-        self.repeated = self.repeated + 1 if outcome.error == self.last_error else 1
-        self.last_error = outcome.error
-        if outcome.error in self.errors or len(self.errors) < ERRORS_SHOWN:
-            self.errors[outcome.error] += 1
+        error = _OWN.sub("…", outcome.error)
+        self.repeated = self.repeated + 1 if error == self.last_error else 1
+        self.last_error = error
+        if error in self.errors or len(self.errors) < ERRORS_SHOWN:
+            self.errors[error] += 1
 
     @property
     def done(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -307,14 +308,14 @@ class Host:
         """Raises `TransportError` in words unless the answer is a success."""
         if response.is_success:
             return
-        detail = ""
+        text = ""
         if origin(response.url) == self._origin:
             with contextlib.suppress(BrokenError):
                 start = response.content or next(self.decoded(response), b"")
-                detail = self._login.without_secrets(start[:300].decode(errors="replace").strip())
-        code = response.status_code
+                text = start[:4096].decode(errors="replace").strip()
+        detail, code = self._login.without_secrets(text)[:300], response.status_code
         raise TransportError(
-            f"{self.name} refused to {action}: {code} {detail}. {_advice(code, detail, self.name)}",
+            f"{self.name} refused to {action}: {code} {detail}. {_advice(code, text, self.name)}",
             status=code,
             retry_after=retry_after(response.headers.get("Retry-After")),
         )
@@ -341,14 +342,16 @@ def unzipped(chunks: Iterator[bytes], registry: str) -> Iterator[bytes]:
         ) from error
 
 
-def _advice(code: int, detail: str, host: str) -> str:
+def _advice(code: int, answer: str, host: str) -> str:
     if code in {401, 403}:
         return f"Log in: docker login {host}; and check that you may do this."
     if code == 429:
         return "It asks for fewer requests; wait a while, or log in for a higher limit."
+    if re.search(r'"Err": ?28\b', answer) or "no space left" in answer.lower():
+        return "Its disk is full: free some space there, and run the command again."
     if code >= 500:
         return "The registry is in trouble; try again later."
-    if "NAME_UNKNOWN" in detail:
+    if "NAME_UNKNOWN" in answer:
         return "Create the repository first: this registry does not do it by itself."
     return "Check the name and the registry's log."
 

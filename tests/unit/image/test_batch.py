@@ -93,6 +93,15 @@ def test_many_different_errors_are_not_all_kept() -> None:
     assert not tally.is_hopeless
 
 
+def test_errors_that_differ_in_the_number_of_an_upload_are_the_same() -> None:
+    tally = Tally()
+    for number in range(HOPELESS):
+        error = f"500 _uploads/{number:08x}-0000-4000-8000-000000000000/startedat: disk full"
+        tally.add(Outcome(str(number), FAILED, error=error))
+    assert tally.is_hopeless
+    assert len(tally.errors) == 1
+
+
 def test_the_same_error_again_and_again_is_hopeless_unless_something_works() -> None:
     tally = Tally()
     for number in range(HOPELESS - 1):

@@ -63,6 +63,8 @@ def test_a_manifest_with_another_digest_is_refused(manifest: Document) -> None:
         ((403, {}, b"no"), TransportError, "docker login"),
         ((429, {}, b""), TransportError, "wait a while"),
         ((503, {}, b"sorry"), TransportError, "try again later"),
+        ((500, {}, b'{"detail": {"Op": "write", "Err":28}}'), TransportError, "disk is full"),
+        ((200, {"Content-Encoding": "gzip"}, b"{}"), TransportError, "is gzip, and it is not"),
         ((401, {"WWW-Authenticate": 'Bearer realm="nonsense"'}, b""), TransportError, "log-in tokens"),
         ((401, {"WWW-Authenticate": 'Bearer realm="http://h:99999/"'}, b""), TransportError, "log-in tokens"),
         ((307, {"Location": "http://127.0.0.1:99999/"}, b""), TransportError, "an address that is none"),
