@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,8 +29,59 @@ MEGA = 1_000_000
 NUMBERS = ("compressed", "unpacked", "files", "size")
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The bundle that the options mean; ``arch`` None is this machine's, no components are all of them."""
+
+    components: tuple[str, ...]
+    arch: str | None
+    recipe: str
+    compression: str
+    flavor: str
+
+    def job(self, store: Store) -> Job:
+        from graftbox.bundle.build import job_class
+        from graftbox.bundle.recipe import Recipe
+
+        job = job_class(self.flavor)
+        return job.of(
+            Recipe.find(self.recipe), self.arch, self.components, store, compression=self.compression
+        )
+
+    def built(self, store: Store, sources: Sources | None = None) -> BundleManifest:
+        """Made now if it is not there yet."""
+        from graftbox.bundle.build import build as make
+        from graftbox.bundle.recipe import Recipe
+        from graftbox.cli.status import Status
+
+        return make(
+            Recipe.find(self.recipe),
+            self.arch,
+            self.components,
+            store,
+            Status(),
+            sources=sources,
+            compression=self.compression,
+            flavor=self.flavor,
+        )
+
+
 def choice(function: F) -> F:
-    """The options that say which bundle is meant."""
+    """The options that say which bundle is meant, which the command gets as ``chosen``, and ``--json``."""
+
+    @functools.wraps(function)
+    def wrapped(
+        *arguments: Any,
+        components: tuple[str, ...],
+        arch: str | None,
+        recipe: str,
+        compression: str,
+        flavor: str,
+        **options: Any,
+    ) -> Any:
+        return function(*arguments, chosen=Chosen(components, arch, recipe, compression, flavor), **options)
+
+    command: Any = wrapped
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         click.option(
@@ -49,8 +102,8 @@ def choice(function: F) -> F:
             help="A part of the recipe beside its first; may be given many times (default: all).",
         ),
     ):
-        function = option(function)
-    return function
+        command = option(command)
+    return command  # type: ignore[no-any-return]  # click's decorators keep no signatures
 
 
 @click.group()
@@ -68,11 +121,7 @@ def bundle() -> None:
     help="With --flavor pyinstaller: a folder that PyInstaller has made, instead of making one.",
 )
 def build(
-    components: tuple[str, ...],
-    arch: str | None,
-    recipe: str,
-    compression: str,
-    flavor: str,
+    chosen: Chosen,
     as_json: bool,
     sources: Sources,
     from_dist: Path | None,
@@ -84,8 +133,8 @@ def build(
     """
     started = time.monotonic()
     if from_dist is not None:
-        _adopt(from_dist, _job(components, arch, recipe, Store(), compression, flavor), sources)
-    made = _built(components, arch, recipe, Store(), compression, flavor, sources)
+        _adopt(from_dist, chosen.job(Store()), sources)
+    made = chosen.built(Store(), sources)
     seconds = time.monotonic() - started
     if as_json:
         click.echo(
@@ -105,11 +154,7 @@ def build(
 )
 @click.option("--html", type=click.Path(path_type=Path), help="Write a treemap, one HTML file, there.")
 def show(
-    components: tuple[str, ...],
-    arch: str | None,
-    recipe: str,
-    compression: str,
-    flavor: str,
+    chosen: Chosen,
     as_json: bool,
     tree: bool,
     by: str,
@@ -117,7 +162,7 @@ def show(
     html: Path | None,
 ) -> None:
     """Print layers, sizes and packages; or where the bytes are."""
-    job = _job(components, arch, recipe, Store(), compression, flavor)
+    job = chosen.job(Store())
     made = job.found()
     if tree or html:
         from graftbox.cli.inventory import show_bytes
@@ -156,15 +201,13 @@ def show(
 
 @bundle.command()
 @choice
-def verify(
-    components: tuple[str, ...], arch: str | None, recipe: str, compression: str, flavor: str, as_json: bool
-) -> None:
+def verify(chosen: Chosen, as_json: bool) -> None:
     """Check all digests, and that no program leaves the bundle."""
     from graftbox.bundle.verify import verify as check
     from graftbox.errors import NotFoundError
 
     store = Store()
-    made = _job(components, arch, recipe, store, compression, flavor).recorded()
+    made = chosen.job(store).recorded()
     if made is None:
         raise NotFoundError(
             "This bundle is not built yet. Run `graftbox bundle build` with the same options."
@@ -188,11 +231,7 @@ def verify(
 @choice
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write it there instead.")
 def sbom(
-    components: tuple[str, ...],
-    arch: str | None,
-    recipe: str,
-    compression: str,
-    flavor: str,
+    chosen: Chosen,
     as_json: bool,
     output: Path | None,
 ) -> None:
@@ -202,7 +241,7 @@ def sbom(
     """
     from graftbox.cli.sbom import print_sbom
 
-    print_sbom(_job(components, arch, recipe, Store(), compression, flavor), output)
+    print_sbom(chosen.job(Store()), output)
 
 
 @bundle.command()
@@ -255,9 +294,10 @@ def push(
     also = () if archs or flavor == "pyinstaller" else ("amd64", "arm64")
     found = {}
     for arch in dict.fromkeys((*wanted, *also)):
-        made = _job(components, arch, recipe, store, compression, flavor).found()
+        chosen = Chosen(components, arch, recipe, compression, flavor)
+        made = chosen.job(store).found()
         if made is None and arch in wanted:
-            made = _built(components, arch, recipe, store, compression, flavor)
+            made = chosen.built(store)
         if made is not None:
             found[arch] = as_image_bundle(made)
     report = push_bundle(found, reference, store, tags=tags, access=access, progress=say)
@@ -266,23 +306,13 @@ def push(
 
 @bundle.command()
 @choice
-def path(
-    components: tuple[str, ...], arch: str | None, recipe: str, compression: str, flavor: str, as_json: bool
-) -> None:
+def path(chosen: Chosen, as_json: bool) -> None:
     """Print the folder of the unpacked /openhands, making it if need be."""
     from graftbox.bundle.tree import unpacked
 
     store = Store()
-    folder: Path = unpacked(_built(components, arch, recipe, store, compression, flavor), store) / "openhands"
+    folder: Path = unpacked(chosen.built(store), store) / "openhands"
     click.echo(json.dumps({"path": str(folder)}) if as_json else str(folder))
-
-
-def _job(
-    components: tuple[str, ...], arch: str | None, recipe: str, store: Store, compression: str, flavor: str
-) -> Job:
-    from graftbox.bundle.build import job_class
-
-    return job_class(flavor).of(_recipe(recipe), arch, components, store, compression=compression)
 
 
 def _adopt(folder: Path, job: Job, sources: Sources) -> None:
@@ -293,36 +323,6 @@ def _adopt(folder: Path, job: Job, sources: Sources) -> None:
     if not isinstance(job, FrozenJob):
         raise click.UsageError("--from-dist goes with --flavor pyinstaller.")
     job.adopt(folder, Status(), sources)
-
-
-def _recipe(name: str) -> Any:
-    from graftbox.bundle.recipe import Recipe
-
-    return Recipe.find(name)
-
-
-def _built(
-    components: tuple[str, ...],
-    arch: str | None,
-    recipe: str,
-    store: Store,
-    compression: str,
-    flavor: str,
-    sources: Sources | None = None,
-) -> BundleManifest:
-    from graftbox.bundle.build import build as make
-    from graftbox.cli.status import Status
-
-    return make(
-        _recipe(recipe),
-        arch,
-        components,
-        store,
-        Status(),
-        sources=sources,
-        compression=compression,
-        flavor=flavor,
-    )
 
 
 def _layers(made: BundleManifest) -> list[dict[str, Any]]:
