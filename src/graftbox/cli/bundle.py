@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from graftbox.cli.options import checked_tags, compression_option, flavor_option, source_options
+from graftbox.cli.options import (
+    checked_tags,
+    component_option,
+    compression_option,
+    flavor_option,
+    source_options,
+)
 from graftbox.cli.registries import registry_options
 from graftbox.store import Store
 
@@ -94,13 +100,7 @@ def choice(function: F) -> F:
         click.option("--arch", type=click.Choice(["amd64", "arm64"]), help="Default: this machine's."),
         compression_option,
         flavor_option,
-        click.option(
-            "--component",
-            "components",
-            metavar="NAME",
-            multiple=True,
-            help="A part of the recipe beside its first; may be given many times (default: all).",
-        ),
+        component_option,
     ):
         command = option(command)
     return command  # type: ignore[no-any-return]  # click's decorators keep no signatures
@@ -253,7 +253,7 @@ def sbom(
     multiple=True,
     help="May be repeated (default: this machine's, and those that are built).",
 )
-@click.option("--component", "components", metavar="NAME", multiple=True, help="As for build.")
+@component_option
 @click.option("--recipe", metavar="NAME|FILE", default="openhands", show_default=True, help="As for build.")
 @compression_option
 @flavor_option

@@ -43,7 +43,11 @@ def checked_tags(ctx: click.Context, param: click.Parameter, value: tuple[str, .
 
 
 component_option = click.option(
-    "--component", "components", metavar="NAME", multiple=True, help="A part of the bundle (default: all)."
+    "--component",
+    "components",
+    metavar="NAME",
+    multiple=True,
+    help="A part of the bundle; may be repeated (default: `default`, which is all but optional ones).",
 )
 compression_option = click.option(
     "--compression",
