@@ -9,12 +9,13 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.bases import BASES, HOSTILE, Base, reference
-from tests.integration.conftest import Docker, Registry, program
+from tests.integration.conftest import Docker, Registry, free_port, program
 from tests.integration.test_base_matrix import (
     MODES,
     check_bundled_program,
@@ -26,6 +27,7 @@ from tests.integration.test_base_matrix import (
     graftbox,
     sandbox,
 )
+from tests.integration.test_engines import podman as podman_with_overlay  # noqa: F401 - a fixture
 from tests.integration.test_kernels import MAKE_WHEEL, cell
 from tests.integration.test_mcp import STDIO_SERVER, call
 
@@ -34,6 +36,7 @@ from graftbox.sandbox.client import Client
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/plugin-clock"
 FLAVOR = ("--flavor", "pyinstaller")
+BUILD = (sys.executable, "-m", "graftbox.runtime_build_pyinstaller", "--base-image")
 FOLDER = "/openhands/code/server"
 OWN = "[path for path in {line.split()[-1] for line in open('/proc/self/maps')} if '/' in path]"
 
@@ -265,7 +268,7 @@ def _copied(source: Path, target: Path) -> Path:
 
 def test_a_dockerfile_copies_the_binary(dockerd: Docker) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "graftbox.runtime_build_pyinstaller", "--base-image", "scratch"],
+        [*BUILD, "scratch"],
         capture_output=True,
         text=True,
         timeout=300,
@@ -284,3 +287,35 @@ def test_a_dockerfile_copies_the_binary(dockerd: Docker) -> None:
         dockerd("rm", "--force", container)
     finally:
         dockerd("rmi", "--force", name)
+
+
+@pytest.mark.usefixtures("podman_with_overlay")
+def test_podman_and_buildah_build_the_binary_and_podman_runs_it(
+    registry: Registry, skopeo: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = f"{registry.address}/frozen/busybox:1"
+    skopeo("copy", "--quiet", "--dest-tls-verify=false", reference("busybox"), f"docker://{base}")
+    (tmp_path / "registries.conf").write_text(
+        f'[[registry]]\nlocation = "{registry.address}"\ninsecure = true\n'
+    )
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(tmp_path / "registries.conf"))
+    monkeypatch.setenv("OH_RUNTIME_RUNTIME_IMAGE_REPO", "localhost/frozen/runtime")
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout.strip()
+
+    name = run(*BUILD, base, "--engine", "podman")
+    # Buildah has the same images, and makes none again.
+    assert run(*BUILD, base, "--engine", "buildah") == name
+    port = str(free_port())
+    options = ("--detach", "--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
+    container = run(program("podman"), "run", *options, "--env=SESSION_API_KEY=k", name, port)
+    try:
+        with Client(f"http://127.0.0.1:{port}", "k") as client:
+            client.wait_until_alive(60)
+            assert client.run("echo $((6 * 7)); busybox uname").output == "42\nLinux"
+            assert cell(client, "import sys; sys.executable") == "'/openhands/libexec/python3.13'"
+    finally:
+        run(program("podman"), "rm", "--force", "--time=0", container)
