@@ -44,7 +44,7 @@ def need_registration() -> None:
 
 # In the order in which they need one another; a kernel may have some of them built in.
 _MODULES = (
-    *("virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "failover"),
+    *("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "failover"),
     *("net_failover", "virtio_net", "virtio_blk", "virtio-rng"),
     *("crc16", "libcrc32c", "crc32c_generic", "mbcache", "jbd2", "ext4"),
 )
