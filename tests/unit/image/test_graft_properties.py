@@ -110,6 +110,51 @@ def images(draw: Any) -> Image:
     return Image(Document(_shuffled(draw, body), kind), data)
 
 
+@st.composite
+def sparse(draw: Any) -> Image:
+    """The same with what other builders write or leave out: nulls for lists and objects, unknown fields at
+    any depth, artifact types, embedded copies, a config without anything in it.
+    """
+    image = draw(images())
+    config, body = json.loads(image.config), json.loads(image.manifest.data)
+    count = len(body["layers"])
+    process = config["config"]
+    for key in ("Env", "Labels", "Entrypoint", "Cmd", "Volumes", "ExposedPorts", "OnBuild"):
+        if draw(st.booleans()):
+            process[key] = None
+    process |= draw(_unknown)
+    if draw(st.booleans()):
+        config["config"] = draw(st.sampled_from([None, {}]))
+    if draw(st.booleans()):
+        config["history"] = None
+    if not count:
+        config["rootfs"] = draw(st.sampled_from([None, {}, {"type": "layers", "diff_ids": None}]))
+        body["layers"] = draw(st.sampled_from([None, []]))
+    config |= draw(
+        st.fixed_dictionaries(
+            {},
+            optional={"os.version": st.just("10"), "os.features": st.just(["x"]), "variant": st.just("v2")},
+        )
+    )
+    for layer in body["layers"] or []:
+        layer |= draw(
+            st.fixed_dictionaries({}, optional={"annotations": _texts | st.none(), "x.deep": _values})
+        )
+    body |= draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "artifactType": st.just("application/vnd.example"),
+                "annotations": _texts | st.none(),
+                "x.deep": _values,
+            },
+        )
+    )
+    data = _shuffled(draw, config)
+    body["config"] |= {"digest": digest_of(data), "size": len(data), "data": "e30="}
+    return Image(Document(_shuffled(draw, body), image.manifest.media_type), data)
+
+
 def _shuffled(draw: Any, value: dict[str, Any]) -> bytes:
     """The object's bytes with its keys in any order and any indentation."""
     keys = list(value)
@@ -166,6 +211,29 @@ def test_grafting_twice_is_grafting_once(base: Image, keep: bool) -> None:
 
 
 @FEW
+@given(sparse(), st.booleans())
+def test_what_is_null_or_unknown_in_the_base_does_no_harm(base: Image, keep: bool) -> None:
+    chosen = options(keep_entrypoint=keep)
+    image = graft(base, BUNDLE, chosen)
+    before, after = base.manifest.json, image.manifest.json
+    layers = before["layers"] or []
+    assert after["layers"][: len(layers)] == layers
+    ours = ("layers", "config", "annotations")
+    assert _without(before, *ours) == _without(after, *ours)
+    assert _without(before["config"], "digest", "size", "data") == _without(after["config"], "digest", "size")
+    kept = {k: v for k, v in (after.get("annotations") or {}).items() if k not in ANNOTATIONS}
+    assert kept == (before.get("annotations") or {})
+    old, new = json.loads(base.config), json.loads(image.config)
+    ours = ("config", "rootfs", "history")
+    assert _without(old, *ours) == _without(new, *ours)
+    assert new["rootfs"]["diff_ids"][: len(layers)] == ((old["rootfs"] or {}).get("diff_ids") or [])
+    process = ("Entrypoint", "Cmd", "Labels")
+    assert _without(old["config"] or {}, *process) == _without(new["config"], *process)
+    assert graft(image, BUNDLE, chosen) == image
+    assert graft(graft(base, LATER, options()), BUNDLE, chosen) == image
+
+
+@FEW
 @given(images())
 def test_the_order_of_keys_and_the_spaces_of_the_base_do_not_matter(base: Image) -> None:
     """The config's and the manifest's bytes are ours: sorted keys, no spaces."""
@@ -186,7 +254,8 @@ def test_an_index_keeps_its_order_and_its_fields_and_drops_attestations(
     children: dict[str, Document] = {}
     for number, base in enumerate(bases):
         digest = base.manifest.digest
-        platform = {"os": "linux", "architecture": "amd64", "variant": f"v{number}"}
+        platform: dict[str, Any] = {"os": "linux", "architecture": "amd64", "variant": f"v{number}"}
+        platform |= chance.choice([{}, {"os.version": "6.1"}, {"os.features": ["x"], "features": ["sse4"]}])
         entry = {"mediaType": base.manifest.media_type, "digest": digest, "size": len(base.manifest.data)}
         entries.append({**entry, "platform": platform, **unknown})
         children[digest] = graft(base, BUNDLE, options()).manifest
@@ -205,7 +274,8 @@ def test_an_index_keeps_its_order_and_its_fields_and_drops_attestations(
         )
     chance.shuffle(entries)
     kind = chance.choice([OCI_INDEX, DOCKER_INDEX])
-    body = {"schemaVersion": 2, "mediaType": kind, "manifests": entries, **unknown}
+    body: dict[str, Any] = {"schemaVersion": 2, "mediaType": kind, "manifests": entries, **unknown}
+    body |= chance.choice([{}, {"artifactType": "application/vnd.example"}, {"annotations": None}])
     index = graft_index(Document(json.dumps(body).encode(), kind), children, BUNDLE.digest, options())
     kept = [entry for entry in entries if entry["digest"] in children]
     assert [entry["digest"] for entry in index.json["manifests"]] == [
@@ -214,4 +284,5 @@ def test_an_index_keeps_its_order_and_its_fields_and_drops_attestations(
     for before, after in zip(kept, index.json["manifests"], strict=True):
         names = ("digest", "size", "mediaType")
         assert _without(before, *names) == _without(after, *names)
-    assert _without(body, "manifests") == _without(index.json, "manifests", "annotations")
+    ours = ("manifests", "annotations")
+    assert _without(body, *ours) == _without(index.json, *ours)
