@@ -95,7 +95,13 @@ class Store:
         """A folder below the root, created if missing."""
         path = self.root.joinpath(*parts)
         with storage_errors(self.root):
-            path.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+                raise StorageError(
+                    f"The cache cannot be at {self.root} ({error.strerror}). Set GRAFTBOX_CACHE to a folder "
+                    "that you own."
+                ) from error
         return path
 
     def blob_path(self, digest: str) -> Path:

@@ -96,3 +96,10 @@ def test_what_killed_processes_left_is_swept_after_a_week(store: Store) -> None:
 def test_the_disks_own_errors_say_what_to_do(number: int, text: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=f"{text}.*GRAFTBOX_CACHE"), storage_errors(tmp_path):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_cache_that_can_be_no_folder_is_told_by_its_variable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file/below", Path("/proc/nowhere")):
+        with pytest.raises(StorageError, match="Set GRAFTBOX_CACHE to a folder"):
+            Store(place).put(b"x")

@@ -125,7 +125,7 @@ class Lock:
     @classmethod
     def of(cls, recipe: Recipe) -> Lock:
         """The lock that is in use for this recipe."""
-        return cls.read(cls.place(recipe))
+        return cls.read(cls.place(recipe), recipe.lock_command)
 
     @staticmethod
     def place(recipe: Recipe) -> Path:
@@ -137,15 +137,18 @@ class Lock:
         return recipe.lock_path
 
     @classmethod
-    def read(cls, path: Path) -> Lock:
-        """Reads a lock file; `NotFoundError` without one, `FormatError` for a damaged one."""
+    def read(cls, path: Path, command: str = "graftbox lock") -> Lock:
+        """Reads a lock file; `NotFoundError` without one, `FormatError` for a damaged one.
+
+        ``command`` is what makes it.
+        """
         try:
             data = path.read_bytes()
         except OSError as error:
             raise NotFoundError(
-                f"Cannot read the lock {path}: {error.strerror}. Make it with `graftbox lock`."
+                f"Cannot read the lock {path}: {error.strerror}. Make it with `{command}`."
             ) from error
-        return parse(data, str(path))
+        return parse(data, str(path), command)
 
     def to_json(self) -> bytes:
         """The file's bytes; the same lock always gives the same ones."""
@@ -208,7 +211,7 @@ def _documents(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(entry) for entry in sorted(entries, key=_order)]
 
 
-def parse(data: bytes, where: str) -> Lock:
+def parse(data: bytes, where: str, command: str = "graftbox lock") -> Lock:
     """A lock from its bytes; whatever is wrong is a `FormatError` that says how to get a good one."""
     try:
         document = json.loads(data)
@@ -231,7 +234,7 @@ def parse(data: bytes, where: str) -> Lock:
         problem = f"{error.args[0]!r} is missing"
     except (ValueError, TypeError, AttributeError) as error:
         problem = str(error)
-    raise FormatError(f"The lock {where} is damaged: {problem}. Make it again with `graftbox lock`.")
+    raise FormatError(f"The lock {where} is damaged: {problem}. Make it again with `{command}`.")
 
 
 def _string(facts: Mapping[str, Any], key: str) -> str:

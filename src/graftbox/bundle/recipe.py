@@ -198,7 +198,7 @@ def parse(data: bytes, path: Path) -> Recipe:
         if not isinstance(name, str) or not (RECIPES / f"{name}.toml").is_file():
             raise UsageError(f"{path}: extends must be the name of a built-in recipe, such as {BUILTIN!r}.")
         below = (RECIPES / f"{name}.toml").read_bytes()
-        document, folder = _extended(_document(below, path), document), RECIPES
+        document, folder = _extended(_document(below, path), document, path), RECIPES
         data = below + data
     top = _Table(path, "", document)
     top.only("debian", "python", "component")
@@ -233,14 +233,15 @@ def _document(data: bytes, path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not a TOML file: {error}.") from error
 
 
-def _extended(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _extended(below: dict[str, Any], above: dict[str, Any], path: Path) -> dict[str, Any]:
     """The recipe ``below`` with what ``above`` has in its place, key by key."""
+    changes = _Table(path, "", above).table("component")
     found = {**below, **{key: value for key, value in above.items() if key != "component"}}
     components = found["component"] = dict(below["component"])
-    for name, table in above.get("component", {}).items():
-        before = components.get(name, {})
-        stage = {**before.get("stage", {}), **table.get("stage", {})}
-        components[name] = {**before, **table, **({"stage": stage} if stage else {})}
+    for name in changes.values:
+        table, before = changes.table(name), components.get(name, {})
+        stage = {**before.get("stage", {}), **table.table("stage").values}
+        components[name] = {**before, **table.values, **({"stage": stage} if stage else {})}
     return found
 
 

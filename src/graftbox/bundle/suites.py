@@ -44,6 +44,12 @@ def open_suite(
             document = downloader.read(where, limit=8 << 20)
             parsed = release.parse(release.verified(document.data, keyring, where), where)
             release.check(parsed, name, where, datetime.datetime.now(datetime.UTC), allow_expired)
+        except NotFoundError as error:
+            failure = NotFoundError(
+                f"{str(error).rstrip('.')}. Check the mirror's address, and that it has the suite {name}."
+            )
+            failure.__cause__ = error
+            continue
         except GraftboxError as error:
             failure = error
             continue

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from graftbox.cli.options import source_options
-from graftbox.errors import NotFoundError, VerificationError
+from graftbox.errors import NotFoundError, StorageError, VerificationError
 
 if TYPE_CHECKING:
     from graftbox.bundle.lock import Lock
@@ -53,12 +54,14 @@ def lock(
 
     parsed = Recipe.find(recipe)
     target = file_place(output) if output else Lock.place(parsed)
+    if not check and not os.access(target.parent, os.W_OK):
+        raise StorageError(f"{target} cannot be written; name a file in a folder that you own with --output.")
     if check:
-        _check(parsed, Lock.read(target), target, recipe)
+        _check(parsed, Lock.read(target, parsed.lock_command), target, recipe)
         return
     workshop = locking.Workshop(Store(), sources, Status(), keyring=keyring, allow_expired=allow_expired)
     existing = next((path for path in (target, Lock.place(parsed)) if path.is_file()), None)
-    old = Lock.read(existing) if existing else None
+    old = Lock.read(existing, parsed.lock_command) if existing else None
     if update_missing and old is None:
         raise NotFoundError(f"There is no lock {target} to update. Make it with `graftbox lock {recipe}`.")
     new = (

@@ -16,6 +16,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Amount(click.FloatRange):
     """A number that is not negative; ``nan`` and ``inf`` are none."""
 
+    name = "number"
+
     def __init__(self) -> None:
         super().__init__(min=0)
 

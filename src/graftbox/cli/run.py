@@ -123,7 +123,16 @@ def run(
 
 def specification(ready: Any, options: dict[str, Any]) -> SandboxSpec:
     """The options as facts."""
-    from graftbox.sandbox.spec import Network, SandboxSpec, Volume, absolute, checked_name, new_key, variable
+    from graftbox.sandbox.spec import (
+        Network,
+        SandboxSpec,
+        Volume,
+        absolute,
+        checked_name,
+        new_key,
+        temporary_folder,
+        variable,
+    )
 
     if options.pop("locked_down"):
         options |= {"read_only": True, "network": options["network"] or "none", "cap_drop": ("ALL",)}
@@ -140,7 +149,7 @@ def specification(ready: Any, options: dict[str, Any]) -> SandboxSpec:
         user=options["user"],
         working_dir=None if options["workdir"] is None else absolute(options["workdir"], "--workdir"),
         volumes=tuple(Volume.parse(text) for text in options["volumes"]),
-        tmpfs=tuple(absolute(path, "--tmpfs") for path in options["tmpfs"]),
+        tmpfs=tuple(map(temporary_folder, options["tmpfs"])),
         read_only=options["read_only"],
         network=Network(options["network"]) if options["network"] else None,
         cap_drop=tuple(options["cap_drop"]),

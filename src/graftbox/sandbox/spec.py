@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import secrets
 import socket
@@ -51,6 +52,7 @@ class Volume:
         mode = parts[2] if len(parts) == 3 else "rw"
         if mode not in {"ro", "rw"}:
             raise UsageError(f"{text!r} ends in {mode!r}; a volume's mode is ro or rw.")
+        _free(parts[1], f"The volume {text!r}")
         source = Path(parts[0]).absolute()
         if not source.exists():
             raise UsageError(f"The volume's host path {source} does not exist; make it first.")
@@ -161,6 +163,18 @@ def checked_name(name: str | None) -> str:
             "a letter or digit first."
         )
     return name
+
+
+def _free(path: str, what: str) -> None:
+    """Raises `UsageError` for a place where a mount would hide what the sandbox is started from."""
+    if posixpath.normpath(f"/{path.lstrip('/')}").split("/")[1] in {"", "openhands"}:
+        raise UsageError(f"{what} would hide the sandbox's own files at {path}; choose another path in it.")
+
+
+def temporary_folder(path: str) -> str:
+    """The path of a folder in memory, as ``--tmpfs`` names it."""
+    _free(absolute(path, "--tmpfs"), f"--tmpfs {path}")
+    return path
 
 
 def absolute(path: str, option: str) -> str:

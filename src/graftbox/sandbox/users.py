@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftbox.errors import FormatError, NotFoundError
+from graftbox.errors import FormatError, NotFoundError, UsageError
 from graftbox.sandbox.rootfs import inside
+
+MOST = 2**32 - 2
+"""The largest uid or gid; the number after it stands for none."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ def resolve(text: str, rootfs: Path) -> User:
     without an entry.
     """
     wanted, _, group = text.partition(":")
+    for word in (wanted, group):
+        if word.isdigit() and int(word) > MOST:
+            raise UsageError(f"{word} is no user or group: their numbers end at {MOST}.")
     wanted = wanted or "0"
     name, uid, gid, home = _account(wanted, rootfs)
     if group:

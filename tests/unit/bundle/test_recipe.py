@@ -96,3 +96,18 @@ def test_an_optional_component_is_only_in_bundles_that_ask_for_it() -> None:
     assert parsed.chosen(["fonts", "default"]) == ("core", "mcp", "fonts")
     with pytest.raises(NotFoundError, match="'default' is all but the optional ones"):
         parsed.chosen(["nope"])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("component = 3", "component must be a table"),
+        ("component = []", "component must be a table"),
+        ("[component]\ncore = 3", "component.core must be a table"),
+        ("[component.core]\nstage = 3", "component.core.stage must be a table"),
+        ("[component.core]\nwheels = [3]", "component.core.wheels must be a list of strings"),
+    ],
+)
+def test_a_mistake_in_what_changes_a_built_in_recipe_is_told_too(text: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        parse(f'extends = "openhands"\n{text}')

@@ -14,7 +14,7 @@ from pysequoia import SignatureMode, Tsk, sign
 
 from graftbox.bundle.lock import Lock
 from graftbox.cli.lock import lock
-from graftbox.errors import GraftboxError, NotFoundError, VerificationError
+from graftbox.errors import GraftboxError, NotFoundError, StorageError, VerificationError
 
 RECIPE = """
 [debian]
@@ -138,3 +138,9 @@ def test_another_keyring_is_believed_instead(tmp_path: Path) -> None:
     (tmp_path / "stranger.gpg").write_bytes(bytes(stranger))
     with pytest.raises(GraftboxError, match="does not verify"):
         run("my.toml", "--keyring", "stranger.gpg")
+
+
+def test_where_nothing_can_be_written_is_noticed_before_anything_is_fetched(tmp_path: Path) -> None:
+    done = CliRunner().invoke(lock, ["tools", "--output", str(tmp_path / "none/tools.lock.json")])
+    assert isinstance(done.exception, StorageError)
+    assert "--output" in str(done.exception)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from graftbox.errors import NotFoundError, TransportError, UnsupportedError
+from graftbox.errors import ConfigurationError, NotFoundError, TransportError, UnsupportedError
 from graftbox.sandbox.engines.embedded import EmbeddedEngine, State, _failure, _NoOverlayError, system_program
 from graftbox.sandbox.process import ProcessId
 from graftbox.sandbox.spec import SandboxSpec, UnpackedImage
@@ -128,3 +128,12 @@ def test_what_a_server_said_that_ended_at_once_is_not_taken_for_bubblewraps() ->
     error = _failure("action-execution-server: --user-id must be a number\n")
     assert str(error).startswith("The sandbox ended before its server answered; it said:\n")
     assert str(error).endswith("must be a number")
+
+
+@pytest.mark.parametrize("name", ["none", "."])
+def test_a_bubblewrap_that_cannot_be_run_is_told_by_its_variable(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFTBOX_BWRAP", str(tmp_path / name))
+    with pytest.raises(ConfigurationError, match=r"GRAFTBOX_BWRAP is .* name a bubblewrap"):
+        system_program()

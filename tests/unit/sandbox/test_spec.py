@@ -16,6 +16,7 @@ from graftbox.sandbox.spec import (
     Volume,
     checked_name,
     new_key,
+    temporary_folder,
     variable,
 )
 
@@ -73,3 +74,12 @@ def test_what_a_sandbox_was_asked_to_be_survives_being_written_down() -> None:
     )
     for spec in (plain, full):
         assert SandboxSpec.of(json.loads(json.dumps(spec.facts()))) == spec
+
+
+@pytest.mark.parametrize("target", ["/", "//", "/openhands", "/openhands/bin", "/x/../openhands"])
+def test_nothing_is_mounted_over_the_sandboxs_own_files(target: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="choose another path"):
+        Volume.parse(f"{tmp_path}:{target}")
+    with pytest.raises(UsageError, match="choose another path"):
+        temporary_folder(target)
+    assert temporary_folder("/openhands-data") == "/openhands-data"

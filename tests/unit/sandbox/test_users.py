@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graftbox.errors import NotFoundError
+from graftbox.errors import NotFoundError, UsageError
 from graftbox.sandbox.users import User, resolve
 
 
@@ -51,3 +51,10 @@ def test_a_passwd_that_links_out_of_the_image_is_not_the_machines(tmp_path: Path
     (tmp_path / "etc/passwd").symlink_to("../../../../../../../../etc/passwd")
     with pytest.raises(NotFoundError):
         resolve("daemon", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["4294967295", "99999999999", "0:4294967295"])
+def test_a_number_that_no_user_can_have_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="their numbers end at 4294967294"):
+        resolve(text, tmp_path)
+    assert resolve("4294967294:4294967294", tmp_path).uid == 4294967294

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graftbox.errors import NotFoundError, TransportError, UnsupportedError, UsageError
+from graftbox.errors import ConfigurationError, NotFoundError, TransportError, UnsupportedError, UsageError
 from graftbox.sandbox.engines import bubblewrap, namespaces
 from graftbox.sandbox.engines.bubblewrap import Places
 from graftbox.sandbox.process import ProcessId
@@ -305,7 +305,15 @@ def system_program() -> list[str] | None:
     program = chosen or shutil.which("bwrap")
     if program is None:
         return None
-    done = subprocess.run([program, "--help"], capture_output=True, text=True)
+    try:
+        done = subprocess.run([program, "--help"], capture_output=True, text=True)
+    except OSError as error:
+        if chosen:
+            raise ConfigurationError(
+                f"GRAFTBOX_BWRAP is {chosen}, which cannot be run ({error.strerror}); name a bubblewrap, or "
+                "unset it."
+            ) from error
+        return None
     if "--overlay-src" in done.stdout + done.stderr:
         return [program]
     if chosen:
