@@ -15,8 +15,8 @@ from graftbox.server.kernel.cell import Cell, Ended
 from graftbox.server.kernel.link import Link
 from graftbox.server.kernel.process import Plan, Process, how_it_ended
 
-STARTING = 60.0
-"""Seconds that a kernel may take to start."""
+STARTING = 120.0
+"""Seconds that a kernel may take to start: half a second, but a minute where a busy machine emulates it."""
 _STUBBORN = 1.5
 """Seconds between an interrupt and the next, and between the second and the end of the kernel."""
 
