@@ -204,7 +204,7 @@ def browse(client: Client, actions: str) -> dict[str, Any]:
     """What is seen after actions that may be done twice: half a second is not enough on a busy machine."""
     for _ in range(20):
         answer = act(client, "browse_interactive", browser_actions=actions, return_axtree=True)
-        if "TimeoutError" not in answer["extras"].get("last_browser_action_error", ""):
+        if "TimeoutError" not in answer.get("extras", {}).get("last_browser_action_error", ""):
             break
     assert answer["observation"] == "browse", answer
     assert not answer["extras"]["error"], answer["extras"]["last_browser_action_error"]
