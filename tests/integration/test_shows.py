@@ -146,7 +146,7 @@ async def edit(client: Client, facts: dict[str, str], base: Base) -> None:
     async with reachable(facts["url"]) as address, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=program("chromium-headless-shell"))
         page = await browser.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(180_000)
         token = await asyncio.to_thread(vscode_token, address, facts["key"])
         await page.goto(f"{address}/v1/proxy/vscode/?tkn={token}&folder=/tmp/site")
         await page.wait_for_selector(".monaco-workbench .explorer-folders-view")
