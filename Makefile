@@ -10,7 +10,7 @@ setup: .venv/.ready
 
 .venv/.ready: pyproject.toml requirements/dev.txt
 	@echo "Installing what it needs into .venv (once)" >&2
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@test -x .venv/bin/pip || scripts/make-venv $(PYTHON)
 	@.venv/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@.venv/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
