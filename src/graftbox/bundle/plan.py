@@ -19,7 +19,7 @@ for Node's name of it; destinations are below /openhands::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -30,20 +30,46 @@ from graftbox.errors import UsageError
 
 T = TypeVar("T")
 
-KEYS = {
-    "take",
-    "libraries",
-    "certificates",
-    "wheels",
-    "from-wheel",
-    "from-npm",
-    "from-archive",
-    "native",
-    "files",
-    "folders",
-    "links",
-    "scripts",
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _is_take(value: object) -> bool:
+    if not isinstance(value, dict) or not all(isinstance(value.get(end), str) for end in ("from", "to")):
+        return False
+    return all(_is_words(value.get(globs, [])) for globs in ("only", "except"))
+
+
+def _is_takes(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_take, value))
+
+
+WORDS = _is_words, "a list of strings"
+TEXTS = _is_texts, "a table of strings"
+TAKES = _is_takes, "a list of tables with from and to (and only, except: lists of globs)"
+KEYS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "take": TAKES,
+    "libraries": WORDS,
+    "certificates": (_is_take, "a table with from and to"),
+    "wheels": (lambda value: isinstance(value, str), "a string"),
+    "from-wheel": (
+        lambda value: isinstance(value, dict) and all(map(_is_takes, value.values())),
+        "a table with, for each wheel, a list of tables with from and to",
+    ),
+    "from-npm": TAKES,
+    "from-archive": TAKES,
+    "native": (lambda value: isinstance(value, dict), "a table"),
+    "files": TEXTS,
+    "folders": WORDS,
+    "links": TEXTS,
+    "scripts": TEXTS,
 }
+"""What a stage table may hold, with what each of it must be."""
 
 
 @dataclass(frozen=True)
@@ -154,19 +180,20 @@ def _alike(tables: Iterable[Mapping[str, T]]) -> dict[str, T]:
 
 def parse(table: Mapping[str, Any], arch: str) -> Plan:
     """The plan that a stage table describes; a mistake in the table is a `UsageError`."""
-    if unknown := set(table) - KEYS:
+    if unknown := set(table) - set(KEYS):
         raise UsageError(
             f"Unknown key {min(unknown)!r} in a recipe's stage table; known: {', '.join(sorted(KEYS))}."
         )
+    for key, value in table.items():
+        fits, kind = KEYS[key]
+        if not fits(value):
+            raise UsageError(f"The key {key!r} of a recipe's stage table must be {kind}.")
     triplet = rules.TRIPLETS[arch]
 
     def take(entry: Mapping[str, Any]) -> Take:
-        try:
-            source = entry["from"].replace("{triplet}", triplet).replace("{cpu}", rules.CPUS[arch])
-            only, without = tuple(entry.get("only", ())), tuple(entry.get("except", ()))
-            return Take(source, entry["to"].replace("{cpu}", rules.CPUS[arch]), only, without)
-        except (KeyError, AttributeError) as error:
-            raise UsageError(f"A take of a recipe's stage table needs from and to: {dict(entry)}.") from error
+        source = entry["from"].replace("{triplet}", triplet).replace("{cpu}", rules.CPUS[arch])
+        only, without = tuple(entry.get("only", ())), tuple(entry.get("except", ()))
+        return Take(source, entry["to"].replace("{cpu}", rules.CPUS[arch]), only, without)
 
     return Plan(
         takes=tuple(take(entry) for entry in table.get("take", ())),

@@ -201,3 +201,19 @@ def test_two_files_for_one_place_are_a_mistake(staged: Stage) -> None:
 def test_a_mistake_in_the_table_is_named(table: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="stage table"):
         plan.parse(table, "amd64")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("take", value) for value in (3, [3], [{"from": "a"}], [{"from": "a", "to": 1}])),
+        ("take", [{"from": "a", "to": "b", "only": 1}]),
+        *((key, value) for key in ("libraries", "folders") for value in (3, [3], "a")),
+        *((key, value) for key in ("files", "links", "scripts") for value in (3, ["a"], {"a": 3})),
+        *(("from-wheel", value) for value in (3, [3], {"a": 3}, {"a": [{}]})),
+        *((key, 3) for key in ("certificates", "wheels", "from-npm", "from-archive", "native")),
+    ],
+)
+def test_a_stage_table_of_the_wrong_kind_is_told_by_its_key(key: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"key '{key}' of a recipe's stage table must be"):
+        plan.parse({key: value}, "amd64")
