@@ -33,7 +33,7 @@ from benchmarks.planted import OCI_LAYER, entry_of, link, plant
 from graftbox.bundle import build
 from graftbox.cli.graft import as_image_bundle
 from graftbox.image import batch
-from graftbox.image.graft import BundleLayer, Image, Options, graft
+from graftbox.image.graft import Bundle, BundleLayer, Image, Options, graft
 from graftbox.image.manifest import OCI_CONFIG, OCI_MANIFEST, Document
 from graftbox.image.place import graft_image
 from graftbox.image.reference import parse
@@ -136,11 +136,18 @@ def _long(count: int) -> list[Figure]:
 
 
 def _bodies() -> list[Figure]:
-    """What today's bundle, with its number of layers, makes of config and manifest."""
-    manifest = build.current("amd64")
-    if manifest is None:
+    """What today's bundle makes of config and manifest: with a layer for each component, and merged."""
+    if build.current("amd64") is None:
         return []
-    bundle = as_image_bundle(manifest)
+    merged, apart = (as_image_bundle(build.build(arch="amd64", merged=merged)) for merged in (True, False))
+    return [
+        Figure(f"… the same for all components, {len(bundle.layers)} {how}", "kB", (_body(bundle),), 2.5)
+        for bundle, how in ((apart, "layers"), (merged, "merged layers (`--merge`)"))
+    ]
+
+
+def _body(bundle: Bundle) -> float:
+    """Kilobytes of config and manifest of an ordinary base of one layer with this bundle."""
     layer = BundleLayer("base", "", "sha256:" + "b" * 64, "sha256:" + "c" * 64, 0, 30_000_000)
     config = {
         "architecture": "amd64",
@@ -158,9 +165,7 @@ def _bodies() -> list[Figure]:
     }
     base = Image(Document(json.dumps(body).encode(), OCI_MANIFEST), data)
     image = graft(base, bundle, Options("docker.io/library/debian:13", "sha256:" + "d" * 64))
-    size = (len(image.config) + len(image.manifest.data)) / 1000
-    what = f"… the same for today's bundle of {len(bundle.layers)} layers"
-    return [Figure(what, "kB", (size,), 2.5)]
+    return (len(image.config) + len(image.manifest.data)) / 1000
 
 
 def _one_by_one(

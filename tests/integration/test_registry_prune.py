@@ -48,7 +48,7 @@ def today(monkeypatch: pytest.MonkeyPatch, other_bundle: Bundle) -> None:
     monkeypatch.setattr(
         command,
         "current_bundle",
-        lambda components, arch, form, flavor: other_bundle.digest if form == "gzip" else None,
+        lambda components, arch, form, flavor, merged: other_bundle.digest if form == "gzip" else None,
     )
 
 
@@ -112,7 +112,7 @@ def test_what_is_attached_to_an_image_goes_with_it(
 def test_what_cannot_be_judged_is_kept(
     own: Any, store: Store, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "current_bundle", lambda components, arch, form, flavor: None)
+    monkeypatch.setattr(command, "current_bundle", lambda *_: None)
     (base,) = plant(own, "bases", 1)
     made(own, base, store, bundle)
     done = CliRunner().invoke(command.prune, ["--repo", f"{own.address}/team/rt"], catch_exceptions=False)

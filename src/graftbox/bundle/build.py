@@ -15,54 +15,23 @@ import deflate
 
 from graftbox.bundle import compression as forms
 from graftbox.bundle import manifest as manifests
+from graftbox.bundle import own_code
 from graftbox.bundle.bytecode import PACKAGES, Compiler
 from graftbox.bundle.lock import Entry, Lock, LockedArchive, LockedModule, LockedPackage, LockedWheel
 from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.bundle.native import architecture
 from graftbox.bundle.progress import Progress, Silent
 from graftbox.bundle.recipe import Recipe
-from graftbox.errors import FormatError, NotFoundError
+from graftbox.errors import FormatError
 from graftbox.store import Store, storage_errors
 
 if TYPE_CHECKING:
     from graftbox.bundle.content import Content
     from graftbox.bundle.sources import Sources
 
-PACKAGE = Path(__file__).parent.parent
 SERVER = "server"
 BINARY = "binary"
 """The last layer in the flavour pyinstaller: all of Python."""
-# What the server layer holds of our own package, and what decides the bytes of every other layer.
-SERVER_CODE = ("__init__.py", "errors.py", "wire", "server")
-BUILDER_CODE = tuple(
-    f"bundle/{name}.py"
-    for name in (
-        "archive",
-        "bytecode",
-        "compiler_program",
-        "compression",
-        "content",
-        "deb",
-        "elf",
-        "estargz",
-        "inventory",
-        "layers",
-        "libraries",
-        "licences",
-        "native",
-        "native_modules",
-        "pak",
-        "parallel",
-        "plan",
-        "relocation",
-        "rules",
-        "stage",
-        "strip",
-        "tgz",
-        "whl",
-        "zig",
-    )
-)
 
 
 def build(
@@ -76,22 +45,24 @@ def build(
     sources: Sources | None = None,
     compression: str = forms.GZIP,
     flavor: str = "tree",
+    merged: bool = False,
 ) -> BundleManifest:
     """The bundle of these components, built as far as it is not in the store yet.
 
     Which ones names stand for is said by `Recipe.chosen`; none: all that are not optional.
 
     ``recipe`` and ``lock`` default to the built-in ones, ``arch`` to this machine's; ``compression`` is one
-    of `compression.FORMS`, ``flavor`` one of `flavor.FLAVORS`. Safe to run many times at once and to
-    interrupt: a layer is in the store whole or not at all.
+    of `compression.FORMS`, ``flavor`` one of `flavor.FLAVORS`; ``merged`` makes all layers but the last one.
+    Safe to run many times at once and to interrupt: a layer is in the store whole or not at all.
     """
-    job = job_class(flavor).of(recipe, arch, components, store, lock, compression)
+    job = job_class(flavor).of(recipe, arch, components, store, lock, compression, merged)
     if found := job.found():
         return found
+    progress = progress or Silent()
     with job.store.lock(f"bundle-{job.arch}"):
         job.store.sweep()
-        layers = [job.layer(name, progress or Silent(), sources) for name in job.layer_names]
-        return job.save(layers)
+        layers = [job.layer(name, progress, sources) for name in job.layer_names]
+        return job.save(layers, progress)
 
 
 def current(
@@ -102,9 +73,10 @@ def current(
     lock: Lock | None = None,
     compression: str = forms.GZIP,
     flavor: str = "tree",
+    merged: bool = False,
 ) -> BundleManifest | None:
     """The bundle that `build` would return, if nothing is left to build."""
-    return job_class(flavor).of(recipe, arch, components, store, lock, compression).found()
+    return job_class(flavor).of(recipe, arch, components, store, lock, compression, merged).found()
 
 
 def job_class(flavor: str) -> type[Job]:
@@ -123,7 +95,7 @@ class Job:
     Which layer a file is in does not depend on which components are chosen: what the base component has is
     in its layer only; wheels and packages that several others have and the base has not are in a layer of
     their own, ``jupyter+mcp``, that comes with each of them and lies on the layers of these and further ones;
-    everything else is in its component's layer.
+    everything else is in its component's layer. ``merged`` joins all but the last one when they are made.
     """
 
     recipe: Recipe
@@ -132,6 +104,7 @@ class Job:
     components: tuple[str, ...]
     store: Store
     compression: str = forms.GZIP
+    merged: bool = False
     flavor: ClassVar[str] = "tree"
 
     @classmethod
@@ -143,13 +116,14 @@ class Job:
         store: Store | None = None,
         lock: Lock | None = None,
         compression: str = forms.GZIP,
+        merged: bool = False,
     ) -> Job:
         recipe = recipe or Recipe.builtin()
         lock = lock or Lock.of(recipe)
         chosen = recipe.chosen(components)
         arch = arch or architecture()
         lock.architecture(arch)
-        return cls(recipe, lock, arch, chosen, store or Store(), compression)
+        return cls(recipe, lock, arch, chosen, store or Store(), compression, merged)
 
     @cached_property
     def layer_names(self) -> list[str]:
@@ -185,7 +159,7 @@ class Job:
 
     @cached_property
     def _builder(self) -> str:
-        return _digest_of_code(BUILDER_CODE)
+        return own_code.digest(own_code.BUILDER)
 
     @cached_property
     def _compiler_entries(self) -> list[LockedPackage]:
@@ -215,7 +189,7 @@ class Job:
         if self.compression == forms.ZSTD:
             facts["zstd"] = forms.zstd().zstd_version
         if layer == SERVER:
-            facts["server"] = _digest_of_code(SERVER_CODE)
+            facts["server"] = own_code.digest(own_code.SERVER)
         else:
             facts["arch"] = self.arch
             facts["packages"] = [entry.sha256 for entry in self.entries(layer)]
@@ -233,6 +207,8 @@ class Job:
     def path(self) -> Path:
         """Where the manifest of exactly this bundle is or would be."""
         keys = " ".join(f"{name}={self.key(name)}" for name in self.layer_names)
+        if self.merged:
+            keys += f" merged={own_code.digest(own_code.MERGER)}"
         return self.store.root / "bundles" / self.arch / f"{_hex((self.lock.digest + keys).encode())}.json"
 
     def recorded(self) -> BundleManifest | None:
@@ -250,7 +226,10 @@ class Job:
         found = self.recorded()
         return found if found and all(map(self._is_here, found.layers)) else None
 
-    def save(self, layers: Iterable[Layer]) -> BundleManifest:
+    def save(self, layers: Iterable[Layer], progress: Progress | None = None) -> BundleManifest:
+        layers = list(layers)
+        if self.merged:
+            layers = self._merged(layers, progress or Silent())
         made = BundleManifest(self.arch, self.flavor, self.lock.digest, self.components, tuple(layers))
         _write(self.store, self.path, made.to_json())
         return made
@@ -260,13 +239,8 @@ class Job:
 
     def layer(self, name: str, progress: Progress, sources: Sources | None) -> Layer:
         """The layer, from the store if its inputs are the same as they were."""
-        record = self._record(name)
-        if record.is_file():
-            with contextlib.suppress(ValueError, TypeError):  # a damaged record is made again
-                known = Layer(**json.loads(record.read_bytes()))
-                if self._is_here(known):
-                    return known
-        return self.pack(name, self.content(name, progress, sources), progress)
+        known = self._known(self._record(name))
+        return known or self.pack(name, self.content(name, progress, sources), progress)
 
     def pack(self, name: str, content: Content, progress: Progress) -> Layer:
         """The layer with this content, which it has from now on."""
@@ -280,8 +254,34 @@ class Job:
         _write(self.store, self._record(name), json.dumps(made.facts, sort_keys=True).encode())
         return made
 
+    def _merged(self, layers: list[Layer], progress: Progress) -> list[Layer]:
+        """All layers but the last as one, from the store if just these were merged before, and the last."""
+        *parts, last = layers
+        if len(parts) < 2:
+            return layers
+        from graftbox.bundle import inventory, merging
+
+        facts = [own_code.digest(own_code.MERGER), *(part.digest for part in parts)]
+        record = self.store.root / "layers" / f"{_hex(' '.join(facts).encode())}.json"
+        made = self._known(record)
+        if made is None:
+            progress.start(f"merging {len(parts)} layers", 1)
+            made = merging.merged(parts, "+".join(self.components), self.store)
+            inventory.join(made, parts, self.store)
+            progress.done()
+            _write(self.store, record, json.dumps(made.facts, sort_keys=True).encode())
+        return [made, last]
+
     def _record(self, layer: str) -> Path:
         return self.store.root / "layers" / f"{self.key(layer)}.json"
+
+    def _known(self, record: Path) -> Layer | None:
+        """The layer of a record, if it is in the store; a damaged record is none."""
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+            known = Layer(**json.loads(record.read_bytes()))
+            if self._is_here(known):
+                return known
+        return None
 
     def content(self, name: str, progress: Progress, sources: Sources | None) -> Content:
         """Everything that one layer holds."""
@@ -353,31 +353,11 @@ def _server_content() -> Content:
     from graftbox.bundle.content import File
 
     return {
-        f"code/graftbox/{path.relative_to(PACKAGE).as_posix()}": File(path.read_bytes(), origin="graftbox")
-        for path in _code(SERVER_CODE)
+        f"code/graftbox/{path.relative_to(own_code.PACKAGE).as_posix()}": File(
+            path.read_bytes(), origin="graftbox"
+        )
+        for path in own_code.files(own_code.SERVER)
     }
-
-
-def _code(names: Iterable[str]) -> list[Path]:
-    """The files of our own package with these names or below these folders, sorted."""
-    found: list[Path] = []
-    for name in names:
-        path = PACKAGE / name
-        if path.is_dir():
-            found += [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise NotFoundError(f"graftbox's own file {path} is missing. Install graftbox again.")
-    return sorted(found)
-
-
-def _digest_of_code(names: Iterable[str]) -> str:
-    sha = hashlib.sha256()
-    for path in _code(names):
-        data = path.read_bytes()
-        sha.update(f"{path.relative_to(PACKAGE)} {len(data)}\n".encode() + data)
-    return sha.hexdigest()
 
 
 def _hex(data: bytes) -> str:

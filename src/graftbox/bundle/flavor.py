@@ -127,8 +127,8 @@ class FrozenJob(Job):
             for path, node in verify.read(layer, self.store).items()
         }
 
-    def save(self, layers: Iterable[Layer]) -> BundleManifest:
-        return super().save(layer for layer in layers if layer.files)
+    def save(self, layers: Iterable[Layer], progress: Progress | None = None) -> BundleManifest:
+        return super().save((layer for layer in layers if layer.files), progress)
 
 
 def _with_tools(lock: Lock, arch: str) -> Lock:

@@ -6,9 +6,10 @@ Written down for each layer when it is packed, because a layer does not say whic
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from graftbox.bundle.content import Content, File, Folder
 from graftbox.bundle.manifest import BundleManifest, Layer
@@ -79,6 +80,15 @@ def record(layer: Layer, content: Content, store: Store) -> None:
         else [path, 0, 0, OURS]
         for (path, node), share in zip(nodes, weights, strict=True)
     ]
+    _write(layer, rows, store)
+
+
+def join(layer: Layer, parts: Iterable[Layer], store: Store) -> None:
+    """Writes down that a layer holds what these hold."""
+    _write(layer, [row for part in parts for row in _read(part, store)], store)
+
+
+def _write(layer: Layer, rows: list[list[Any]], store: Store) -> None:
     store.folder("inventories")
     with store.temporary_file() as (stream, temporary):
         stream.write(json.dumps(rows, separators=(",", ":")).encode())
@@ -94,16 +104,19 @@ def _place(layer: Layer, store: Store) -> Path:
 def rows(manifest: BundleManifest, store: Store) -> Iterator[Row]:
     """Every file and link of a bundle, layer by layer; `NotFoundError` if a layer's record is gone."""
     for layer in manifest.layers:
-        place = _place(layer, store)
-        try:
-            found = json.loads(place.read_bytes())
-        except (OSError, ValueError) as error:
-            raise NotFoundError(
-                f"Nobody has written down what the layer {layer.name} holds. Delete "
-                f"{store.blob_path(layer.digest)} and run `graftbox bundle build` with the same options."
-            ) from error
-        for path, size, compressed, package in found:
+        for path, size, compressed, package in _read(layer, store):
             yield Row(path, size, compressed, package, layer.name)
+
+
+def _read(layer: Layer, store: Store) -> list[list[Any]]:
+    try:
+        found: list[list[Any]] = json.loads(_place(layer, store).read_bytes())
+    except (OSError, ValueError) as error:
+        raise NotFoundError(
+            f"Nobody has written down what the layer {layer.name} holds. Delete "
+            f"{store.blob_path(layer.digest)} and run `graftbox bundle build` with the same options."
+        ) from error
+    return found
 
 
 def by_folder(row: Row) -> list[str]:

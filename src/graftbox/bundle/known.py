@@ -35,15 +35,16 @@ def current(
     store: Store | None = None,
     compression: str = "gzip",
     flavor: str = "tree",
+    merged: bool = False,
 ) -> BundleManifest | None:
     """What `build.current` returns for the built-in recipe and its lock."""
     store = store or Store()
-    answer = store.root / FOLDER / _question(arch, components, compression, flavor)
+    answer = store.root / FOLDER / _question(arch, components, compression, flavor, merged)
     path = _read(answer)
     if path is None:
         from graftbox.bundle import build
 
-        job = build.job_class(flavor).of(None, arch, components, store, None, compression)
+        job = build.job_class(flavor).of(None, arch, components, store, None, compression, merged)
         path = job.path.relative_to(store.root).as_posix()
         # A cache that is not there, full or not ours to write to answers all the same.
         with contextlib.suppress(OSError, StorageError):
@@ -52,9 +53,11 @@ def current(
     return _found(store.root / path, store)
 
 
-def _question(arch: str, components: Sequence[str] | None, compression: str, flavor: str) -> str:
+def _question(
+    arch: str, components: Sequence[str] | None, compression: str, flavor: str, merged: bool
+) -> str:
     """A name for it: bare hex."""
-    facts = [arch, None if components is None else list(components), compression, flavor]
+    facts = [arch, None if components is None else list(components), compression, flavor, merged]
     tools = [deflate.__version__, os.uname().machine]
     if compression == "zstd":
         from graftbox.bundle import compression as forms

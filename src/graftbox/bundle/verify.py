@@ -81,9 +81,19 @@ def read(layer: Layer, store: Store) -> Content:
             raise VerificationError(
                 f"The layer {layer.name} unpacks to other bytes than its diff ID says. {again}"
             )
-        return dict(_members(blob, layer))
+        return _once(_members(blob, layer))
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         raise FormatError(f"The layer {layer.name} is damaged: {error}. {again}") from error
+
+
+def _once(members: Iterator[tuple[str, File | Link | Folder]]) -> Content:
+    """The members by path; layers may have no path twice (OCI image-spec, layer.md)."""
+    content: Content = {}
+    for path, node in members:
+        if path in content:
+            raise ValueError(f"{path} is in it twice")
+        content[path] = node
+    return content
 
 
 def _members(blob: Path, layer: Layer) -> Iterator[tuple[str, File | Link | Folder]]:

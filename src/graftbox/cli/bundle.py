@@ -19,6 +19,7 @@ from graftbox.cli.options import (
     component_option,
     compression_option,
     flavor_option,
+    merge_option,
     source_options,
 )
 from graftbox.cli.registries import registry_options
@@ -44,6 +45,7 @@ class Chosen:
     recipe: str
     compression: str
     flavor: str
+    merged: bool = False
 
     def job(self, store: Store) -> Job:
         from graftbox.bundle.build import job_class
@@ -51,7 +53,12 @@ class Chosen:
 
         job = job_class(self.flavor)
         return job.of(
-            Recipe.find(self.recipe), self.arch, self.components, store, compression=self.compression
+            Recipe.find(self.recipe),
+            self.arch,
+            self.components,
+            store,
+            compression=self.compression,
+            merged=self.merged,
         )
 
     def built(self, store: Store, sources: Sources | None = None) -> BundleManifest:
@@ -69,6 +76,7 @@ class Chosen:
             sources=sources,
             compression=self.compression,
             flavor=self.flavor,
+            merged=self.merged,
         )
 
 
@@ -83,9 +91,11 @@ def choice(function: F) -> F:
         recipe: str,
         compression: str,
         flavor: str,
+        merge: bool,
         **options: Any,
     ) -> Any:
-        return function(*arguments, chosen=Chosen(components, arch, recipe, compression, flavor), **options)
+        chosen = Chosen(components, arch, recipe, compression, flavor, merge)
+        return function(*arguments, chosen=chosen, **options)
 
     command: Any = wrapped
     for option in (
@@ -100,6 +110,7 @@ def choice(function: F) -> F:
         click.option("--arch", type=click.Choice(["amd64", "arm64"]), help="Default: this machine's."),
         compression_option,
         flavor_option,
+        merge_option,
         component_option,
     ):
         command = option(command)
@@ -257,6 +268,7 @@ def sbom(
 @click.option("--recipe", metavar="NAME|FILE", default="openhands", show_default=True, help="As for build.")
 @compression_option
 @flavor_option
+@merge_option
 @click.option(
     "--tag",
     "tags",
@@ -273,6 +285,7 @@ def push(
     recipe: str,
     compression: str,
     flavor: str,
+    merge: bool,
     tags: tuple[str, ...],
     access: Access,
     as_json: bool,
@@ -294,7 +307,7 @@ def push(
     also = () if archs or flavor == "pyinstaller" else ("amd64", "arm64")
     found = {}
     for arch in dict.fromkeys((*wanted, *also)):
-        chosen = Chosen(components, arch, recipe, compression, flavor)
+        chosen = Chosen(components, arch, recipe, compression, flavor, merge)
         made = chosen.job(store).found()
         if made is None and arch in wanted:
             made = chosen.built(store)
@@ -311,6 +324,7 @@ def path(chosen: Chosen, as_json: bool) -> None:
     from graftbox.bundle.tree import unpacked
 
     store = Store()
+    chosen = dataclasses.replace(chosen, merged=False)  # the files are the same
     folder: Path = unpacked(chosen.built(store), store) / "openhands"
     click.echo(json.dumps({"path": str(folder)}) if as_json else str(folder))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,7 @@ from graftbox.cli.options import (
     component_option,
     compression_option,
     flavor_option,
+    merge_option,
 )
 from graftbox.cli.registries import registry_options
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 @component_option
 @compression_option
 @flavor_option
+@merge_option
 @click.option("--user", callback=checked_user, help="The runtime image's user instead of the base's.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."
@@ -79,6 +82,7 @@ def graft(
     components: tuple[str, ...],
     compression: str,
     flavor: str,
+    merge: bool,
     user: str | None,
     keep_entrypoint: bool,
     platform: str | None,
@@ -124,7 +128,7 @@ def graft(
             raise click.UsageError(
                 "Write: graft BASE TARGET, graft BASE --to-repo REPO, or graft --from FILE --to-repo REPO."
             )
-        found = bundles(components, platform, store, compression, flavor, look)
+        found = bundles(components, platform, store, compression, flavor, look, merge)
         choice = Choice(found, user, keep_entrypoint, platform)
         docker = "docker-daemon:"
         if listed is not None and to_repo.startswith(docker):
@@ -141,7 +145,7 @@ def graft(
     place = parse(target)
     # Where one platform only can be stored, the others' bundles need not be looked for.
     only = None if place.transport.holds_many_platforms else f"linux/{machine_architecture()}"
-    chosen = bundles(components, platform or only, store, compression, flavor, look)
+    chosen = bundles(components, platform or only, store, compression, flavor, look, merge)
     report = graft_image(
         source,
         place,
@@ -199,10 +203,12 @@ def bundles(
     compression: str = "gzip",
     flavor: str = "tree",
     before: Callable[[], None] = lambda: None,
+    merge: bool = False,
 ) -> dict[str, Bundle]:
     """The bundles to graft, by architecture; the asked one or this machine's is built if it has to be.
 
-    ``before`` is called before that: what else can fail should do so sooner.
+    ``before`` is called before that: what else can fail should do so sooner. Where the layers are not to be
+    merged, that is still done when a base first leaves no room for them.
     """
     from graftbox.bundle import known
     from graftbox.image.platforms import architecture, machine_architecture
@@ -211,21 +217,29 @@ def bundles(
     found = {}
     one = platform or flavor == "pyinstaller"  # which is there for the machine's own architecture only
     for arch in [wanted] if one else dict.fromkeys((wanted, "amd64", "arm64")):
-        manifest = known.current(arch, components, store, compression, flavor)
+        manifest = known.current(arch, components, store, compression, flavor, merge)
+        build = functools.partial(
+            _build, arch=arch, components=components, store=store, compression=compression, flavor=flavor
+        )
         if manifest is None and arch == wanted:
-            from graftbox.bundle import build
-
             before()
             _say(f"building the bundle for linux/{arch} first (graftbox bundle build)")
-            manifest = build.build(
-                arch=arch, components=components, store=store, compression=compression, flavor=flavor
-            )
+            manifest = build(merged=merge)
         if manifest is not None:
-            found[arch] = as_image_bundle(manifest)
+            fewer = (
+                None if merge else functools.cache(lambda build=build: as_image_bundle(build(merged=True)))
+            )
+            found[arch] = as_image_bundle(manifest, fewer)
     return found
 
 
-def as_image_bundle(manifest: BundleManifest) -> Bundle:
+def _build(**named: Any) -> BundleManifest:
+    from graftbox.bundle import build
+
+    return build.build(**named)
+
+
+def as_image_bundle(manifest: BundleManifest, fewer: Callable[[], Bundle] | None = None) -> Bundle:
     """A bundle manifest as the image side sees it; the two sides do not import one another."""
     from graftbox.image.graft import Bundle, BundleLayer
 
@@ -250,6 +264,7 @@ def as_image_bundle(manifest: BundleManifest) -> Bundle:
         tuple(layers),
         manifest.lock,
         manifest.flavor,
+        fewer,
     )
 
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.cli.options import checked_user, component_option, compression_option, flavor_option
+from graftbox.cli.options import (
+    checked_user,
+    component_option,
+    compression_option,
+    flavor_option,
+    merge_option,
+)
 from graftbox.cli.registries import ca_option
 from graftbox.cli.status import say
 
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
 @component_option
 @compression_option
 @flavor_option
+@merge_option
 @click.option("--user", callback=checked_user, help="The runtime images' user instead of the bases'.")
 @click.option(
     "--keep-entrypoint", is_flag=True, help="Also run the base's entrypoint, as a supervised child."
@@ -65,6 +72,7 @@ def mirror(
     components: tuple[str, ...],
     compression: str,
     flavor: str,
+    merge: bool,
     user: str | None,
     keep_entrypoint: bool,
     layers: str,
@@ -93,7 +101,7 @@ def mirror(
         lifetime=tag_lifetime,
     )
     store = Store()
-    made = bundles(components, None, store, compression, flavor)
+    made = bundles(components, None, store, compression, flavor, merge=merge)
 
     def ready(bound: int) -> None:
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"

@@ -65,6 +65,11 @@ flavor_option = click.option(
     show_default=True,
     help="How the server comes: as files of Python, or as one binary.",
 )
+merge_option = click.option(
+    "--merge",
+    is_flag=True,
+    help="All components as one layer below the server's, instead of a layer each.",
+)
 
 
 def source_options(function: F) -> F:

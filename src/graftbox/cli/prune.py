@@ -61,17 +61,22 @@ def prune(repo: str, dry_run: bool, access: Access, as_json: bool) -> None:
 
 
 @functools.lru_cache
-def _current(components: tuple[str, ...], arch: str, form: str, flavor: str) -> str | None:
+def _current(components: tuple[str, ...], arch: str, form: str, flavor: str, merged: bool) -> str | None:
     from graftbox.bundle import build
     from graftbox.errors import GraftboxError
+    from graftbox.image.graft import MERGED
 
     # Not known to this version: a component, an architecture, or zstd without its library.
     with contextlib.suppress(GraftboxError):
-        if found := build.current(arch, components, compression=form, flavor=flavor):
+        if found := build.current(arch, components, compression=form, flavor=flavor, merged=merged):
+            return found.digest
+        # One with so few layers that there is nothing to merge.
+        found = build.current(arch, components, compression=form, flavor=flavor) if merged else None
+        if found and len(found.layers) <= MERGED:
             return found.digest
     return None
 
 
-def current_bundle(components: Sequence[str], arch: str, form: str, flavor: str) -> str | None:
+def current_bundle(components: Sequence[str], arch: str, form: str, flavor: str, merged: bool) -> str | None:
     """The digest of the bundle that `graft` would use now for layers of this form, if it is built."""
-    return _current(tuple(components), arch, form, flavor)
+    return _current(tuple(components), arch, form, flavor, merged)

@@ -57,8 +57,13 @@ def sboms(store: Store) -> Sbom:
 
     def of(bundle: Bundle) -> bytes:
         if bundle.digest not in made:
-            manifest = current(bundle.arch, bundle.components, store, compression=_form(bundle))
-            if manifest is None or manifest.digest != bundle.digest:
+            form, flavor = _form(bundle), bundle.flavor
+            built = (
+                current(bundle.arch, bundle.components, store, compression=form, flavor=flavor, merged=merged)
+                for merged in (False, True)
+            )
+            manifest = next((one for one in built if one and one.digest == bundle.digest), None)
+            if manifest is None:
                 raise NotFoundError(f"The bundle {bundle.digest} is not built here any more.")
             made[bundle.digest] = make(manifest, Lock.of(Recipe.builtin()), store)
         return made[bundle.digest]

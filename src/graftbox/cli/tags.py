@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftbox.cli.options import checked_user, component_option, compression_option, flavor_option
+from graftbox.cli.options import (
+    checked_user,
+    component_option,
+    compression_option,
+    flavor_option,
+    merge_option,
+)
 from graftbox.cli.registries import registry_options
 
 if TYPE_CHECKING:
@@ -27,6 +33,7 @@ MEANINGS = {
 @component_option
 @compression_option
 @flavor_option
+@merge_option
 @click.option("--user", callback=checked_user, help="As for graft.")
 @click.option("--keep-entrypoint", is_flag=True, help="As for graft.")
 @click.option("--platform", help="As for graft.")
@@ -38,6 +45,7 @@ def tags(
     components: tuple[str, ...],
     compression: str,
     flavor: str,
+    merge: bool,
     user: str | None,
     keep_entrypoint: bool,
     platform: str | None,
@@ -56,7 +64,7 @@ def tags(
     target = repository(to_repo) if to_repo else None
     with access.shared(parallel=1) as registries:
         access = replace(access, registries=registries)
-        chosen = bundles(components, platform, store, compression, flavor)
+        chosen = bundles(components, platform, store, compression, flavor, merge=merge)
         choice = Choice(chosen, user, keep_entrypoint, platform)
         found = tags_of(reference, base_digest(reference, store, access), choice)
         named = {kind: getattr(found, kind) for kind in MEANINGS}

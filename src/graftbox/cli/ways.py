@@ -166,16 +166,18 @@ def requirements(components: tuple[str, ...] = ()) -> bytes:
 
 def server_files() -> dict[str, File]:
     """``openhands/…`` for the traditional way: the server's code and the commands that clients call."""
-    from graftbox.bundle.build import PACKAGE, SERVER_CODE
+    from graftbox.bundle import own_code
     from graftbox.bundle.recipe import Recipe
     from graftbox.image.build_context import File
 
     found: dict[str, File] = {}
-    for name in SERVER_CODE:
-        top = PACKAGE / name
+    for name in own_code.SERVER:
+        top = own_code.PACKAGE / name
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
-                found[f"openhands/code/graftbox/{path.relative_to(PACKAGE)}"] = File(path.read_bytes())
+                found[f"openhands/code/graftbox/{path.relative_to(own_code.PACKAGE)}"] = File(
+                    path.read_bytes()
+                )
     scripts = (Recipe.builtin().component("core").stage or {})["scripts"]
     server = scripts["bin/action-execution-server"].removeprefix("#!/openhands/libexec/python3.13")
     client = scripts["micromamba/bin/micromamba"].removeprefix("#!/openhands/libexec/dash")

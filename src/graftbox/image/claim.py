@@ -16,7 +16,9 @@ from graftbox.image.graft import (
     BASE_USER,
     BUNDLE,
     COMPONENTS,
+    FLAVOR,
     LAYERS,
+    MERGED,
     SERVER,
     VERSION,
     Bundle,
@@ -46,6 +48,9 @@ class Claim:
     version: str
     components: tuple[str, ...]
     options: Options
+    flavor: str = Bundle.flavor
+    merged: bool = False
+    """Whether its bundle has all components in one layer."""
 
     @classmethod
     def read(cls, image: Image) -> Claim:
@@ -66,14 +71,17 @@ class Claim:
             keep_entrypoint=isinstance(words, list) and words[: len(marked)] == marked,
             oci_types=image.manifest.media_type != DOCKER_MANIFEST,
         )
+        components = tuple(texts.get(COMPONENTS, "").split(","))
         return cls(
             arch=str(config.get("architecture")),
             base=base,
             base_digest=digest,
             bundle=texts[BUNDLE],
             version=texts.get(VERSION, ""),
-            components=tuple(texts.get(COMPONENTS, "").split(",")),
+            components=components,
             options=options,
+            flavor=texts.get(FLAVOR, Bundle.flavor),
+            merged=len(components) > 1 and texts.get(LAYERS, "").startswith(f"{MERGED}:"),
         )
 
     def expected(self, base: Image, bundle: Bundle) -> Image:
@@ -134,6 +142,7 @@ def pushed_bundle(source: Source, arch: str, name: str) -> Bundle:
         version=claim.version,
         components=claim.components,
         layers=tuple(_layers(image.manifest, config)),
+        flavor=claim.flavor,
     )
     if claim.arch != arch:
         raise UnsupportedError(f"{name} is a bundle for linux/{claim.arch}, not for linux/{arch}.")

@@ -104,7 +104,8 @@ def _loaded(items: Sequence[Item], choice: Choice, daemon: Daemon) -> Iterator[O
     wanted, sent, error = [item for item in items if not item.present], 0, ""
     start = time.perf_counter()
     if wanted and daemon.load(archive(wanted, {})) is not None:
-        plain = {layer.digest: bundle for bundle in choice.bundles.values() for layer in bundle.layers}
+        grafted = [item.planned.bundle for item in wanted if item.planned.bundle]
+        plain = {layer.digest: bundle for bundle in grafted for layer in bundle.layers}
         try:
             error = daemon.load(archive(wanted, plain)) or ""
         except GraftboxError as failure:

@@ -255,6 +255,11 @@ class DaemonTarget:
         if found and found[1] in digests and not self._held:
             # What lies above a layer that is missing is missing too: layers are kept by their whole chain.
             return layers[digests.index(found[1]) :]
+        if "max depth exceeded" in complaint:
+            raise UnsupportedError(
+                f"Docker at {self.daemon.host} takes no image of {len(layers)} layers ({complaint}). "
+                "Squash the base, or run it on another engine (graftbox run --engine embedded)."
+            )
         raise TransportError(f"Docker at {self.daemon.host} refused the image: {complaint}.")
 
     def put(self, blob: Blob) -> int:

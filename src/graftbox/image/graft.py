@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from graftbox.errors import FormatError, UnsupportedError
@@ -48,6 +48,9 @@ ANNOTATIONS = (BASE_NAME, BASE_DIGEST)
 SHORT = 12
 """Digits of a hash that tells the bundle's layers from others; all 64 would only make images larger."""
 
+MERGED = 2
+"""Layers of a merged bundle: the components, and the server."""
+
 NO_TIME = "1970-01-01T00:00:00Z"
 
 
@@ -85,6 +88,8 @@ class Bundle:
     """Digest of the lock that it was made from."""
     flavor: str = "tree"
     """``tree``, or ``pyinstaller``: the server as one binary."""
+    fewer: Callable[[], Bundle] | None = field(default=None, compare=False, repr=False)
+    """Makes the same files come in fewer layers, for bases that leave no room for these."""
 
     @property
     def is_oci_only(self) -> bool:

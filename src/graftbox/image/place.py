@@ -40,6 +40,12 @@ class Planned:
     base: Document | None
     image: Image
     blobs: tuple[Blob, ...]
+    bundle: Bundle | None = None
+    """What it was grafted with."""
+
+    @property
+    def depth(self) -> int:
+        return len(self.image.manifest.entries("layers"))
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,9 @@ class Report:
 
 Bundles = Mapping[str, Bundle]
 """By architecture; the platforms of an index that have none here are left out."""
+
+DEEPEST = 125
+"""Layers that an image may have in Docker's own store (moby, layer/layer_store.go: maxLayerDepth)."""
 
 JOBS = 8
 """Requests under way at one registry for one image."""
@@ -183,7 +192,7 @@ def make_plan(
         options = dataclasses.replace(options, oci_types=True)  # for all platforms, and the index of them
     if source is None:
         bundle = next(iter(bundles.values()))
-        return Plan((_planned(None, scratch(bundle.arch), bundle, store, options),), None, ())
+        return _plan((_planned(None, scratch(bundle.arch), bundle, store, options),), None)
     top = top or source.resolve()
     digest = top.config.digest if source.synthetic else top.digest
     options = dataclasses.replace(options, base_digest=digest)
@@ -191,7 +200,7 @@ def make_plan(
         base = image_of(source, top)
         config = parse_object(base.config, f"The config of {options.base_name}")
         bundle = bundles.get(str(config.get("architecture"))) or next(iter(bundles.values()))
-        return Plan((_planned(source, base, bundle, store, options),), None, ())
+        return _plan((_planned(source, base, bundle, store, options),), None)
     return _plan_index(source, top, bundles, store, options, arch)
 
 
@@ -224,14 +233,27 @@ def _plan_index(
     notes = (f"left out, because there is no bundle for it: {', '.join(dropped)}",) if dropped else ()
     images = tuple(planned.values())
     if arch is not None:
-        return Plan(images[:1], None, notes)
+        return _plan(images[:1], None, notes)
     children = {digest: item.image.manifest for digest, item in planned.items()}
-    digests = ",".join(dict.fromkeys(bundles[item.platform.arch].digest for item in images))
-    return Plan(images, graft_index(index, children, digests, options), notes)
+    digests = ",".join(dict.fromkeys(item.bundle.digest for item in images if item.bundle))
+    return _plan(images, graft_index(index, children, digests, options), notes)
+
+
+def _plan(images: tuple[Planned, ...], index: Document | None, notes: tuple[str, ...] = ()) -> Plan:
+    """The plan, with what is worth knowing about its images."""
+    deep = [
+        f"{item.platform} has {item.depth} layers; Docker's own store takes {DEEPEST}, others may take more"
+        for item in images
+        if item.depth > DEEPEST
+    ]
+    return Plan(images, index, (*notes, *deep))
 
 
 def _planned(source: Source | None, base: Image, bundle: Bundle, store: Store, options: Options) -> Planned:
     image = graft(base, bundle, options)
+    if len(image.manifest.entries("layers")) > DEEPEST and bundle.fewer is not None:
+        bundle = bundle.fewer()
+        image = graft(base, bundle, options)
     config = parse_object(image.config, "The runtime image's config")
     ours = {layer.digest: layer for layer in bundle.layers}
     blobs = [Blob.of(image.config, image.manifest.config.media_type)]
@@ -246,6 +268,7 @@ def _planned(source: Source | None, base: Image, bundle: Bundle, store: Store, o
         base.manifest,
         image,
         tuple(blobs),
+        bundle,
     )
 
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 from graftbox.errors import FormatError, GraftboxError, NotFoundError, UnsupportedError
 from graftbox.image.blob import read
 from graftbox.image.connection import Connection, Registries
-from graftbox.image.graft import BUNDLE, COMPONENTS, FLAVOR, VERSION, Bundle
+from graftbox.image.graft import BUNDLE, COMPONENTS, FLAVOR, LAYERS, MERGED, VERSION, Bundle
 from graftbox.image.manifest import Document, parse_object
 from graftbox.image.platforms import platforms
 from graftbox.image.reference import ImageName
@@ -29,9 +29,9 @@ TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 
 _NEXT = re.compile(r'<[^>]*\?([^>]*)>\s*;\s*rel="?next')
 
-Current = Callable[[Sequence[str], str, str, str], str | None]
-"""(components, architecture, form of layers, flavour) -> the digest of today's such bundle, if it is built
-here."""
+Current = Callable[[Sequence[str], str, str, str, bool], str | None]
+"""(components, architecture, form of layers, flavour, whether they are merged) -> the digest of today's such
+bundle, if it is built here."""
 ATTACHED = ("", ".sig", ".att", ".sbom")
 """How the fallback tag of what is attached to an image goes on: as the spec says, and as cosign writes."""
 
@@ -59,6 +59,7 @@ class _Facts:
     form: str
     digest: str
     flavor: str
+    merged: bool
 
 
 def tags(registries: Registries, name: ImageName) -> Iterator[str]:
@@ -132,6 +133,7 @@ def _labels(source: RegistrySource, manifest: Document) -> _Facts:
         _form(manifest),
         manifest.digest,
         str(labels.get(FLAVOR, Bundle.flavor)),
+        str(labels.get(LAYERS)).partition(":")[0] == str(MERGED),
     )
 
 
@@ -148,9 +150,10 @@ def _judged(found: list[_Facts], version: str, current: Current) -> tuple[bool, 
     for facts in found:
         if facts.version != version:
             return True, f"made by graftbox {facts.version}"
-        today = current(facts.components, facts.arch, facts.form, facts.flavor)
+        today = current(facts.components, facts.arch, facts.form, facts.flavor, facts.merged)
         if not today:
-            names = f"{', '.join(facts.components)} for {facts.arch}, with {facts.form} layers,"
+            merged = "merged " if facts.merged else ""
+            names = f"{', '.join(facts.components)} for {facts.arch}, with {merged}{facts.form} layers,"
             return False, f"today's bundle of {names} is not built here, so nobody can tell"
         if facts.bundle != today:
             return True, f"its bundle is {facts.bundle[7:19]}, today's is {today[7:19]}"

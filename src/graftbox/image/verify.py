@@ -215,10 +215,11 @@ def _bundles(question: Question, claim: Claim) -> Sequence[Bundle]:
     if question.bundle is None:
         known = question.known(claim.bundle, claim.arch)
         if not known:
+            merged = " --merge" if claim.merged else ""
             raise NotFoundError(
                 f"The bundle {claim.bundle} (graftbox {claim.version}, {', '.join(claim.components)}, "
-                f"linux/{claim.arch}) is not known here. Build it (graftbox bundle build), or say where "
-                "it was pushed to: --bundle REF"
+                f"linux/{claim.arch}) is not known here. Build it (graftbox bundle build{merged}), or say "
+                "where it was pushed to: --bundle REF"
             )
         # A bundle's digest does not depend on the version that built it; the image's labels do.
         return sorted(known, key=lambda bundle: bundle.version != claim.version)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from graftbox.bundle import build as building
+from graftbox.bundle import own_code
 from graftbox.bundle.build import Job, current
 from graftbox.bundle.lock import Lock
 from graftbox.bundle.manifest import Layer
@@ -99,21 +99,19 @@ def test_an_edit_of_the_server_remakes_the_server_only(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = job.key("core"), job.key("server")
-    digest_of_code = building._digest_of_code
+    digest = own_code.digest
     monkeypatch.setattr(
-        building,
-        "_digest_of_code",
-        lambda names: digest_of_code(names) + ("edited" if "server" in names else ""),
+        own_code, "digest", lambda names: digest(names) + ("edited" if "server" in names else "")
     )
     assert job.key("core") == before[0]
     assert job.key("server") != before[1]
 
 
 def test_every_file_that_decides_a_layer_is_part_of_its_key() -> None:
-    """Whoever adds a module to the builder must add it to BUILDER_CODE."""
-    assert len(building._code(building.BUILDER_CODE)) == len(building.BUILDER_CODE)
-    folder = building.PACKAGE / "bundle"
-    listed = {Path(name).stem for name in building.BUILDER_CODE}
+    """Whoever adds a module to the builder must add it to BUILDER."""
+    assert len(own_code.files(own_code.BUILDER)) == len(own_code.BUILDER)
+    folder = own_code.PACKAGE / "bundle"
+    listed = {Path(name).stem for name in own_code.BUILDER}
     imported = {
         name
         for module in ("stage", "relocation", "bytecode", "layers")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.conftest import make_bundle
 
-from graftbox.bundle import known
+from graftbox.bundle import build, known
 from graftbox.bundle.manifest import BundleManifest, Layer
 from graftbox.cli.graft import graft
 from graftbox.errors import GraftboxError, UsageError
@@ -102,3 +104,30 @@ def test_a_wrong_base_is_noticed_before_a_bundle_is_built(
     assert isinstance(done.exception, GraftboxError)
     assert "is not an OCI layout" in str(done.exception)
     assert "building" not in done.stderr
+
+
+@pytest.mark.usefixtures("built")
+def test_the_bundle_is_merged_where_that_is_asked_for_or_needed(
+    layout: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart = known.current("amd64")
+    assert apart is not None
+    one = make_bundle(store, salt="merged").layers[0]
+    layer = Layer("components", "core", one.digest, one.diff_id, one.size, one.compressed_size, 2)
+    merged = dataclasses.replace(apart, layers=(layer,))
+    asked: list[bool] = []
+
+    def current(arch: str, *question: object, merged_too: BundleManifest = merged) -> BundleManifest | None:
+        asked.append(bool(question[-1]))
+        return None if arch != "amd64" else merged_too if question[-1] else apart
+
+    monkeypatch.setattr(known, "current", current)
+    monkeypatch.setattr(build, "build", lambda **named: {True: merged}[named["merged"]])
+    layout.image([{"a": b"1"}], tag="flat")
+    layout.image([{"a": str(number).encode()} for number in range(124)], tag="deep")
+    for tag, options, depth in (("flat", (), 3), ("flat", ("--merge",), 2), ("deep", (), 125)):
+        out = f"oci:{tmp_path / 'out'}:run"
+        made = run(f"oci:{layout.folder}:{tag}", out, "--platform", "linux/amd64", *options)
+        manifest = json.loads((tmp_path / "out/blobs/sha256" / made["digest"][7:]).read_bytes())
+        assert len(manifest["layers"]) == depth
+    assert asked == [False, True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import make_bundle
 
 from graftbox.errors import (
     FormatError,
@@ -23,7 +25,7 @@ from graftbox.errors import (
 )
 from graftbox.image import layout as layout_module
 from graftbox.image.graft import Bundle
-from graftbox.image.place import Report, graft_image
+from graftbox.image.place import DEEPEST, Report, graft_image
 from graftbox.image.reference import parse
 from graftbox.store import Store
 
@@ -283,3 +285,49 @@ def test_a_bundle_layer_that_left_the_cache_is_named(
     store.blob_path(bundle.layers[0].digest).unlink()
     with pytest.raises(GraftboxError, match="build it again"):
         run(based, f"oci:{tmp_path / 'out'}:x", store, bundle)
+
+
+def merged(bundle: Bundle, store: Store) -> Bundle:
+    """The same bundle in one layer instead of two."""
+    (one, _) = make_bundle(store, bundle.arch, salt="merged").layers
+    fewer = dataclasses.replace(bundle, digest=one.digest, layers=(one,))
+    return dataclasses.replace(bundle, fewer=lambda: fewer)
+
+
+@pytest.mark.parametrize(("depth", "kept"), [(DEEPEST - 2, 2), (DEEPEST - 1, 1), (DEEPEST, 1)])
+def test_a_base_with_many_layers_gets_the_bundle_in_fewer(
+    depth: int, kept: int, layout: Any, store: Store, bundle: Bundle, tmp_path: Path
+) -> None:
+    layout.image([{"a": str(number).encode()} for number in range(depth)])
+    told: list[str] = []
+    target = f"oci:{tmp_path / 'out'}:run"
+    report = run(f"oci:{layout.folder}:base", target, store, merged(bundle, store), progress=told.append)
+    manifest = blob(tmp_path / "out", report.digest)
+    assert len(manifest["layers"]) == depth + kept
+    labels = blob(tmp_path / "out", manifest["config"]["digest"])["config"]["Labels"]
+    assert labels["io.graftbox.layers"].startswith(f"{kept}:")
+    deep = f"{DEEPEST + 1} layers; Docker's own store takes {DEEPEST}"
+    assert any(deep in line for line in told) is (depth == DEEPEST)
+    assert [deep in note for note in report.notes] == [True] * (depth == DEEPEST)
+    # What was grafted before is not counted: it goes.
+    again = run(target, target, store, merged(bundle, store))
+    assert again.digest == report.digest
+
+
+def test_each_platform_of_an_index_gets_what_has_room(
+    layout: Any, store: Store, bundle: Bundle, arm_bundle: Bundle, tmp_path: Path
+) -> None:
+    many = [{"a": str(number).encode()} for number in range(DEEPEST - 1)]
+    children = {
+        "linux/amd64": layout.image(many, tag=None),
+        "linux/arm64": layout.image(many[:3], tag=None, arch="arm64"),
+    }
+    layout.index(children)
+    both = [merged(one, store) for one in (bundle, arm_bundle)]
+    report = run(f"oci:{layout.folder}:base", f"oci:{tmp_path / 'out'}:run", store, *both)
+    index = blob(tmp_path / "out", report.digest)
+    counts = [len(blob(tmp_path / "out", entry["digest"])["layers"]) for entry in index["manifests"]]
+    assert counts == [DEEPEST, 5]
+    fewer = both[0].fewer
+    assert fewer is not None
+    assert index["annotations"]["io.graftbox.bundle"] == f"{fewer().digest},{arm_bundle.digest}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tracemalloc
 from collections.abc import Callable
@@ -318,6 +319,31 @@ def test_a_pushed_bundle_stands_in_for_one_that_is_built_here(
     assert "carries" in check(known=nothing, bundle=wrong).all_differences[0].what
     image = parse(f"oci:{tmp_path / 'out'}:run")
     assert "other layers than" in check(known=nothing, bundle=image).all_differences[0].what
+
+
+@pytest.mark.parametrize("components", [("core",), ("core", "mcp")])
+def test_a_merged_bundle_that_is_not_known_is_named_as_such(
+    layout: Any, check: Check, store: Store, bundle: Bundle, components: tuple[str, ...], tmp_path: Path
+) -> None:
+    layout.image(FILES)
+    bundle = dataclasses.replace(bundle, components=components)
+    graft_image(
+        parse(f"oci:{layout.folder}:base"), parse(f"oci:{tmp_path / 'out'}:run"), {"amd64": bundle}, store
+    )
+    (difference,) = check(known=lambda digest, arch: []).all_differences
+    # A bundle of one component has two layers anyway.
+    assert ("bundle build --merge)" in difference.what) is (len(components) > 1)
+
+
+def test_the_other_flavours_pushed_bundle_stands_in_for_it_too(
+    layout: Any, check: Check, store: Store, bundle: Bundle, tmp_path: Path
+) -> None:
+    layout.image(FILES)
+    bundle = dataclasses.replace(bundle, flavor="pyinstaller")
+    base, pushed = parse(f"oci:{layout.folder}:base"), parse(f"oci:{tmp_path / 'bundle'}:1")
+    graft_image(base, parse(f"oci:{tmp_path / 'out'}:run"), {"amd64": bundle}, store)
+    push_bundle({"amd64": bundle}, pushed, store)
+    assert check(known=lambda digest, arch: [], bundle=pushed).ok
 
 
 def test_the_bundles_own_image_is_scratch_and_bundle(
