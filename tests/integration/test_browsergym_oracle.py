@@ -26,11 +26,10 @@ import pytest
 from tests.integration.conftest import missing
 
 from graftbox.server.browser import chromium
-from graftbox.server.browser.driver import Driver
-from graftbox.server.browser.gym import Gym
 from graftbox.server.browser.png import decode
 from graftbox.server.environment import Environment
-from graftbox.server.identity import Identity
+from graftbox.server.sandbox import Sandbox
+from graftbox.server.settings import Settings
 
 HERE = Path(__file__).parent / "openhands"
 PAGES = {
@@ -85,6 +84,9 @@ click("a")|goto("{base}b.html")|go_back()|go_forward()|new_tab()|goto('{base}b.h
 tab_close()|tab_close()|goto("{base}b.html")|click("7")|click("8")|noop(300)|goto('http://127.0.0.1:1/')
 goto('nothing')|goto("{base}b.html")goto("{base}missing.html")|goto("data:text/html,<p>x")
 """
+LATE = "Timeout 500ms exceeded"
+TRIES = 4
+"""On a busy machine an element may not be ready in its half second, here or there: then all is done again."""
 ENVIRONMENT = Environment(tuple(f"{name}={value}".encode() for name, value in os.environ.items()))
 
 
@@ -141,41 +143,34 @@ def digest(picture: str) -> str:
 
 
 def ours(program: str, steps: list[str], folder: Path) -> list[dict[str, Any]]:
-    async def work(driver: Driver) -> list[dict[str, Any]]:
-        await driver.start()
-        assert driver.playwright is not None
-        browser = await driver.playwright.chromium.launch(executable_path=program)
-        gym = Gym(browser, str(folder), str(folder / ".downloads"))
-        await gym.open()
+    async def work() -> list[dict[str, Any]]:
+        environment = Environment((*ENVIRONMENT.entries, f"GRAFTBOX_CHROMIUM={program}".encode()))
+        sandbox = Sandbox(Settings(port=None, working_dir=str(folder)), environment)
         found = []
-        for text in steps:
-            step = await gym.step(text, time.monotonic() + 60)
-            found.append(
-                {
-                    "action": text,
-                    "url": step.url,
-                    "urls": step.urls,
-                    "active": step.active,
-                    "focused": step.focused,
-                    "error": step.error,
-                    "tree": step.tree_text,
-                    "properties": step.properties,
-                    "text": step.text,
-                    "picture": digest(step.picture),
-                    "marked": digest(step.marked),
-                }
-            )
-        await browser.close()
+        try:
+            driver, gym = await sandbox.browsing._ready()
+            for text in steps:
+                step = await driver.run(gym.step(text, time.monotonic() + 60))
+                found.append(
+                    {
+                        "action": text,
+                        "url": step.url,
+                        "urls": step.urls,
+                        "active": step.active,
+                        "focused": step.focused,
+                        "error": step.error,
+                        "tree": step.tree_text,
+                        "properties": step.properties,
+                        "text": step.text,
+                        "picture": digest(step.picture),
+                        "marked": digest(step.marked),
+                    }
+                )
+        finally:
+            await sandbox.close()
         return found
 
-    async def main() -> list[dict[str, Any]]:
-        driver = Driver(Identity.own(), folder / "driver")
-        try:
-            return await driver.run(work(driver))
-        finally:
-            await driver.close()
-
-    return asyncio.run(main())
+    return asyncio.run(work())
 
 
 NAMED = {
@@ -217,7 +212,11 @@ def both(
     named = ids(ours(program, [f'goto("{base}index.html")'], folder)[0]["tree"])
     known = {**named, "base": base, "path": str(folder / "upload.txt")}
     steps = [step.format(**known) for line in STEPS.strip().splitlines() for step in line.split("|")]
-    return list(zip(theirs(python, program, steps), ours(program, steps, folder), strict=True))
+    for _ in range(TRIES):
+        found = list(zip(theirs(python, program, steps), ours(program, steps, folder), strict=True))
+        if not any((LATE in their["error"]) != (LATE in our["error"]) for their, our in found):
+            break
+    return found
 
 
 @pytest.mark.parametrize("what", ["url", "urls", "active", "focused", "tree", "properties"])

@@ -13,13 +13,15 @@ import re
 import shutil
 import time
 from base64 import b64decode
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from graftbox.errors import GraftboxError
 from graftbox.server.browser.errors import BrowserError
-from graftbox.server.browser.gym import Gym, Step
+from graftbox.server.browser.gym import Gym
+from graftbox.server.browser.step import Step
 from graftbox.wire.actions import Browse, BrowseInteractive
 from graftbox.wire.observations import BrowseResult, DownloadResult, Failure, Observation
 
@@ -140,6 +142,7 @@ class Browsing:
 
     async def _ready(self) -> tuple[Driver, Gym]:
         from graftbox.server.browser.driver import Driver
+        from graftbox.server.browser.sight import Sight
 
         browser = self.sandbox.browser
         if self._gym is not None and self._driver is not None:
@@ -154,7 +157,8 @@ class Browsing:
         downloads = str(Path(folder, DOWNLOADS))
         _, endpoint = await asyncio.gather(driver.run(driver.start()), browser.endpoint())
         connection = await driver.run(driver.connect(endpoint, browser.headers()))
-        gym = Gym(connection, folder, downloads, self.sandbox.settings.limits)
+        sight = partial(Sight, await browser.router(), asyncio.get_running_loop())
+        gym = Gym(connection, sight, folder, downloads, self.sandbox.settings.limits)
         await driver.run(gym.open())
         self._gym = gym
         self._generation = browser.generation

@@ -17,6 +17,7 @@ import re
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from graftbox.server.browser.errors import BrowserError, PageTimeoutError
@@ -30,6 +31,7 @@ MAX_WAITING = 256 * 1024 * 1024
 """Bytes that may wait for one client to take them, before it is given up."""
 _SESSION = re.compile(rb',"sessionId":"([^"]{1,64})"\}$')
 _TAIL = 96
+_ANSWER = re.compile(rb'^\{"id":(\d{1,18}),')
 _ATTACHED = re.compile(rb'^\{"method":"Target\.attachedToTarget","params":\{"sessionId":"([^"]{1,64})"')
 _DETACHED = re.compile(rb'^\{"method":"Target\.detachedFromTarget","params":\{"sessionId":"([^"]{1,64})"')
 
@@ -43,6 +45,24 @@ class ProtocolError(BrowserError):
     def __init__(self, method: str, error: Params) -> None:
         super().__init__(f"{method}: {error.get('message', 'refused')}")
         self.code = error.get("code")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A command that is on its way; ``future`` gets the answer, unread where it is ``raw``."""
+
+    method: str
+    session: str | None
+    raw: bool
+    future: asyncio.Future[Any]
+
+
+def result_of(method: str, answer: Params) -> Params:
+    """What an answer brings; raises `ProtocolError`."""
+    if "error" in answer:
+        raise ProtocolError(method, answer["error"])
+    result: Params = answer.get("result", {})
+    return result
 
 
 class Client:
@@ -141,7 +161,7 @@ class Router(asyncio.Protocol):
         self.clients: set[Client] = set()
         self._owners: dict[str, Client] = {}
         self._listeners: dict[str, Listener] = {}
-        self._calls: dict[int, tuple[str, asyncio.Future[Params]]] = {}
+        self._calls: dict[int, _Call] = {}
         self._count = 0
         self._parts: list[bytes] = []
         self._size = 0
@@ -166,11 +186,7 @@ class Router(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended.set()
         self._writable.set()
-        for method, future in self._calls.values():
-            if not future.done():
-                future.set_exception(BrowserError(f"The browser ended before it answered {method}."))
-                future.exception()  # nobody may be waiting for it any more
-        self._calls.clear()
+        self._fail("The browser ended", list(self._calls))
         for client in list(self.clients):
             client.end("The browser ended.")
 
@@ -206,7 +222,12 @@ class Router(asyncio.Protocol):
         session = found[1].decode()
         client = self._owners.get(session)
         if client is None:
-            if session in self._listeners:
+            number = _ANSWER.match(message)
+            call = self._calls.get(int(number[1])) if number else None
+            if number is not None and (call is None or call.raw):
+                # For nobody any more it is not read either.
+                self._settle(int(number[1]), message)
+            elif session in self._listeners:
                 self._own(json.loads(message))
             return
         if (attached := _ATTACHED.match(message)) is not None:
@@ -220,9 +241,7 @@ class Router(asyncio.Protocol):
     def _own(self, message: Params) -> None:
         """A message for the server itself."""
         if "id" in message:
-            _, future = self._calls.pop(message["id"], ("", None))
-            if future is not None and not future.done():
-                future.set_result(message)
+            self._settle(message["id"], message)
             return
         method, params = message["method"], message["params"]
         if "sessionId" in message:
@@ -266,6 +285,23 @@ class Router(asyncio.Protocol):
             client.end("The browser ended the session.")
         if (listener := self._listeners.pop(session, None)) is not None:
             listener("Inspector.detached", {"reason": "target_closed"})
+        self.abandon(session, "The page was closed")
+
+    def abandon(self, session: str, reason: str) -> None:
+        """Fail the calls to a session that gives no answers any more."""
+        self._fail(reason, [number for number, call in self._calls.items() if call.session == session])
+
+    def _fail(self, reason: str, numbers: list[int]) -> None:
+        for number in numbers:
+            call = self._calls.pop(number)
+            if not call.future.done():
+                call.future.set_exception(BrowserError(f"{reason} before it answered {call.method}."))
+                call.future.exception()  # nobody may wait for it any more
+
+    def _settle(self, number: int, answer: Params | bytes) -> None:
+        call = self._calls.pop(number, None)
+        if call is not None and not call.future.done():
+            call.future.set_result(answer)
 
     def later(self, method: str, params: Params) -> None:
         """A command whose answer does not matter."""
@@ -307,25 +343,32 @@ class Router(asyncio.Protocol):
 
         Raises `ProtocolError`, `PageTimeoutError` after ``timeout`` seconds, or `BrowserError`.
         """
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await self._ask(method, params, session)
+        except TimeoutError as error:
+            raise PageTimeoutError(f"No answer to {method} within {timeout:g} seconds.") from error
+        return result_of(method, answer)
+
+    async def fetch(self, method: str, params: Params, session: str) -> Any:
+        """The answer to a command as the bytes that Chromium writes; raises `BrowserError`."""
+        return await self._ask(method, params, session, raw=True)
+
+    async def _ask(
+        self, method: str, params: Params | None, session: str | None, *, raw: bool = False
+    ) -> Any:
         self._count += 1
         number = self._count
         message: Params = {"id": number, "method": method, "params": params or {}}
         if session is not None:
             message["sessionId"] = session
-        future: asyncio.Future[Params] = asyncio.get_running_loop().create_future()
-        self._calls[number] = method, future
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls[number] = _Call(method, session, raw, future)
         try:
-            async with asyncio.timeout(timeout):
-                await self.send(json.dumps(message).encode())
-                answer = await future
-        except TimeoutError as error:
-            raise PageTimeoutError(f"No answer to {method} within {timeout:g} seconds.") from error
+            await self.send(json.dumps(message).encode())
+            return await future
         finally:
             self._calls.pop(number, None)
-        if "error" in answer:
-            raise ProtocolError(method, answer["error"])
-        result: Params = answer.get("result", {})
-        return result
 
     async def watch_pages(self) -> None:
         """Know the pages that there are, from now on."""

@@ -5,30 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from graftbox.server.browser import tabs
 from graftbox.server.browser.actions import parse
 from graftbox.server.browser.axtree import flatten
 from graftbox.server.browser.chromium import HEIGHT, WIDTH
 from graftbox.server.browser.downloads import Downloads
 from graftbox.server.browser.errors import BrowserError, PageError
 from graftbox.server.browser.hand import Hand
-from graftbox.server.browser.marking import ACTIVATION, BINDING, MOST
-from graftbox.server.browser.marks import overlay
-from graftbox.server.browser.observation import Observation, content, observe
-from graftbox.server.browser.text import as_text
+from graftbox.server.browser.marking import ACTIVATION, BINDING
+from graftbox.server.browser.observation import Observation, observe
+from graftbox.server.browser.sight import Sight
+from graftbox.server.browser.step import Step
 from graftbox.server.limits import Limits
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, BrowserContext, CDPSession, Dialog, Page, Request
+    from playwright.async_api import Browser, BrowserContext, CDPSession, Page, Request
 
 ACTION_SECONDS = 100.0
 """The longest that an action may take, unless it has a limit of its own."""
 LOOK_SECONDS = 30.0
 """A page that can't be looked at in this time is given up, earlier where the step has less time left."""
 LOOK_LEAST_SECONDS = 2.0
+SPLIT_SECONDS = 10.0
+TRIES = 20
 PROBE_SECONDS = 1.0
 QUIET_SECONDS = 0.03
 INPUT_QUIET_SECONDS = 0.1
@@ -40,30 +42,6 @@ QUIET = frozenset(("noop", "goto", "go_back", "go_forward", "new_tab", "tab_focu
 STILL = frozenset(("noop", "goto", "new_tab"))
 """After these a page does not move any more, unless it changes or loads what can be noticed."""
 DOWNLOAD_SECONDS = 60.0
-END_SECONDS = 10.0
-_ERROR_PAGE = "location.protocol === 'chrome-error:' && document.readyState === 'complete'"
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step has come to; ``error`` is empty when it did what it should. ``picture`` and ``marked`` are
-    PNGs in base64, ``text`` is the page's, ``tree_text`` what an agent reads of ``tree``; ``downloads`` are
-    the paths of files, ``notes`` say what else happened.
-    """
-
-    url: str
-    urls: list[str]
-    active: int
-    focused: str | None
-    error: str
-    tree: dict[str, Any]
-    tree_text: str
-    properties: dict[str, Any]
-    text: str
-    picture: str
-    marked: str
-    downloads: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 class Gym:
@@ -71,17 +49,22 @@ class Gym:
     with the connection; ``context_id`` is Chromium's name for it.
     """
 
-    def __init__(self, browser: Browser, folder: str, downloads: str, limits: Limits | None = None) -> None:
+    def __init__(
+        self, browser: Browser, sight: Callable[[], Sight], folder: str, downloads: str, limits: Limits
+    ) -> None:
         self.browser = browser
+        self._sight = sight
         self.folder = folder
-        self.downloads = Downloads(downloads, limits or Limits(), self._cancel, self._deny)
+        self.downloads = Downloads(downloads, limits, self._cancel, self._deny)
         self.context_id = ""
         self.context: BrowserContext | None = None
         self.page: Page | None = None
         self._history: dict[Page, None] = {}
         self._sessions: dict[Page, CDPSession] = {}
+        self._sights: dict[Page, Sight] = {}
         self._crashed: set[Page] = set()
         self._given_up: set[Page] = set()
+        self._suspicious = False
         self._browser_session: CDPSession | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._requests: set[Request] = set()
@@ -101,7 +84,7 @@ class Gym:
         context.on("requestfinished", self._done)
         context.on("requestfailed", self._done)
         context.on("page", self._opened)
-        context.on("dialog", _answer)
+        context.on("dialog", tabs.answer)
         await asyncio.gather(
             context.expose_binding(BINDING, lambda source: self._activate(source["page"])),
             context.add_init_script(ACTIVATION),
@@ -130,7 +113,7 @@ class Gym:
         left = deadline - time.monotonic()
         left = max(1.0, round(min(left - min(LOOK_SECONDS / 2, left / 4), ACTION_SECONDS), 1))
         self.context.set_default_timeout(round(left * 1000))
-        page = await self._current()
+        page = await self._living()
         crashed = ""
         quiet, still = QUIET_SECONDS, True
         try:
@@ -153,7 +136,7 @@ class Gym:
             # Until a page that was begun is there, or given up, Chromium lets nobody look at the one before.
             await self._stop_loading(page)
         if "net::ERR_" in error and "net::ERR_ABORTED" not in error:
-            await _await_error_page(page)
+            await tabs.await_error_page(page)
         try:
             seen = None
             if still and not (error or self._requests or page in self._crashed):
@@ -163,24 +146,21 @@ class Gym:
                 await self._settle(quiet)
                 left = deadline - time.monotonic() - LOOK_SECONDS
                 await self.downloads.wait(min(DOWNLOAD_SECONDS, max(0.1, left)))
-                if page in self._crashed:
-                    crashed = f"The page {page.url} crashed, and its tab was closed."
-                page = await self._current()
-                seen = await self._look(page, deadline)
-        except TimeoutError:
-            raise PageError(f"{await self._unseen(page)} {error}".strip()) from None
+                page, seen, crashed = await self._look_around(page, deadline)
+        except PageError as unseen:
+            raise PageError(f"{unseen} {error}".strip()) from None
         return await self._told(page, seen, crashed if crashed and not error else error)
 
     async def _glance(self, page: Page, deadline: float) -> Observation | None:
         """The page, looked at while it is awaited that it rests; None if it does not, or can't be seen yet.
 
-        Raises `TimeoutError`.
+        Raises `PageError`.
         """
         self._network.clear()
         quiet = time.monotonic() + QUIET_SECONDS
         try:
             seen = await self._look(page, deadline)
-        except TimeoutError:
+        except PageError:
             raise
         except Exception:
             return None
@@ -189,23 +169,68 @@ class Gym:
         moved = seen.changed or page in self._crashed or self.page is not page
         return None if loading or moved else seen
 
+    async def _look_around(self, page: Page, deadline: float) -> tuple[Page, Observation, str]:
+        """The page that was used last, or another if it goes while it is looked at; what is to say of that.
+
+        Raises as `_look` does.
+        """
+        crashed = ""
+        for left in reversed(range(TRIES)):
+            if page in self._crashed:
+                crashed = f"The page {page.url} crashed, and its tab was closed."
+            page = await self._current()
+            try:
+                return page, await self._look(page, deadline), crashed
+            except PageError:
+                raise
+            except Exception as failure:
+                gone = page in self._crashed or tabs.is_end(failure) or await tabs.goes(page)
+                if not (left and gone and self.alive):
+                    raise
+                if page not in self._crashed and not page.is_closed():
+                    self._give_up(page)
+        raise AssertionError
+
     async def _look(self, page: Page, deadline: float) -> Observation:
-        """Raises `TimeoutError`, and Playwright's errors."""
+        """Raises `PageError` when that takes too long, Playwright's errors and `BrowserError`."""
 
-        async def look() -> Observation:
-            session = await self._session(page)
-            with contextlib.suppress(Exception):
-                await page.wait_for_load_state("domcontentloaded", timeout=LOAD_MS)
-            return await observe(page, session)
+        async def look(seconds: float, *, brief: bool) -> Observation:
+            async with asyncio.timeout(seconds):
+                sight = await self._seeing(page)
+                with contextlib.suppress(Error):
+                    await page.wait_for_load_state("domcontentloaded", timeout=LOAD_MS)
+                return await observe(page, sight, brief=brief)
 
-        limit = min(LOOK_SECONDS, max(LOOK_LEAST_SECONDS, deadline - time.monotonic()))
-        return await asyncio.wait_for(look(), limit)
+        from playwright.async_api import Error
+
+        left = deadline - time.monotonic()
+        # A part of the time is kept for an outline, unless there is little.
+        least = left * 2 / 3 if left > SPLIT_SECONDS else max(LOOK_LEAST_SECONDS, left)
+        with contextlib.suppress(TimeoutError):
+            return await look(min(LOOK_SECONDS, least), brief=False)
+        sight = self._sights.get(page)
+        if sight is not None and sight.answered:
+            left = max(LOOK_LEAST_SECONDS, deadline - time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                return await look(min(LOOK_SECONDS, left), brief=True)
+        raise PageError(await self._unseen(page))
 
     async def _session(self, page: Page) -> CDPSession:
         if page not in self._sessions:
             assert self.context is not None
             self._sessions[page] = await self.context.new_cdp_session(page)
         return self._sessions[page]
+
+    async def _seeing(self, page: Page) -> Sight:
+        if page not in self._sights:
+            target = await (await self._session(page)).send("Target.getTargetInfo")
+            await self._see(page, target["targetInfo"]["targetId"])
+        return self._sights[page]
+
+    async def _see(self, page: Page, target: str) -> None:
+        sight = self._sight()
+        await sight.open(target)
+        self._sights[page] = sight
 
     async def _stop_loading(self, page: Page) -> None:
         async def stop() -> None:
@@ -231,9 +256,7 @@ class Gym:
     async def _told(self, page: Page, seen: Observation, error: str) -> Step:
         assert self.context is not None
         pages = self.pages
-        notes = self.downloads.take_notes()
-        if seen.cut:
-            notes.append(f"Only the first {MOST} elements of the page, or of a frame in it, have a bid.")
+        notes = [*self.downloads.take_notes(), *seen.notes]
         return Step(
             url=page.url,
             urls=[each.url for each in pages],
@@ -243,9 +266,9 @@ class Gym:
             tree=seen.tree,
             tree_text=flatten(seen.tree, seen.properties),
             properties=seen.properties,
-            text=as_text(content(seen.snapshot)),
+            text=seen.text,
             picture=seen.picture,
-            marked=overlay(seen.picture, seen.properties),
+            marked=seen.marked,
             downloads=tuple(self.downloads.finished),
             notes=tuple(notes),
         )
@@ -267,8 +290,31 @@ class Gym:
     def _closed(self, page: Page) -> None:
         self._history.pop(page, None)
         self._sessions.pop(page, None)
+        self._sights.pop(page, None)
         self._crashed.discard(page)
         self._given_up.discard(page)
+
+    async def _living(self) -> Page:
+        """The current page, but none that goes together with one that was given up: they share processes."""
+        if self._suspicious and self._ending:
+            await asyncio.wait(self._ending, timeout=tabs.END_SECONDS)
+        for _ in range(TRIES):
+            page = await self._current()
+            if not self._suspicious:
+                break
+            try:
+                await asyncio.wait_for(page.evaluate("0"), PROBE_SECONDS)
+            except TimeoutError:
+                continue
+            except Exception as failure:
+                if not tabs.is_end(failure):
+                    break
+                if page not in self._crashed and not page.is_closed():
+                    self._give_up(page)
+            else:
+                break
+        self._suspicious = False
+        return page
 
     async def _current(self) -> Page:
         """The page that was used last, of those that are left; there is always one."""
@@ -290,8 +336,10 @@ class Gym:
         """Have nothing more to do with a page; it goes as soon as it can."""
         self._crashed.discard(page)
         self._history.pop(page, None)
+        self._sights.pop(page, None)
         self._given_up.add(page)
-        self._later(_end(page, self._sessions.pop(page, None)))
+        self._suspicious = True
+        self._later(tabs.end(page, self._sessions.pop(page, None)))
 
     # Waiting
 
@@ -305,7 +353,7 @@ class Gym:
 
     async def _settle(self, quiet: float) -> None:
         """Wait until what the actions began has come to an end: no request is open, and none begins."""
-        self._requests = {each for each in self._requests if not _page_is_closed(each)}
+        self._requests = {each for each in self._requests if not tabs.page_is_closed(each)}
         until = time.monotonic() + SETTLE_SECONDS
         while (left := until - time.monotonic()) > 0:
             self._network.clear()
@@ -328,14 +376,15 @@ class Gym:
         self.context_id = target["targetInfo"]["browserContextId"]
         session.on("Browser.downloadWillBegin", self.downloads.begun)
         session.on("Browser.downloadProgress", self.downloads.moved)
-        await session.send(
-            "Browser.setDownloadBehavior",
-            {
-                "behavior": "allow",
-                "browserContextId": self.context_id,
-                "downloadPath": self.downloads.folder,
-                "eventsEnabled": True,
-            },
+        behaviour = {
+            "behavior": "allow",
+            "browserContextId": self.context_id,
+            "downloadPath": self.downloads.folder,
+            "eventsEnabled": True,
+        }
+        await asyncio.gather(
+            session.send("Browser.setDownloadBehavior", behaviour),
+            self._see(self.page, target["targetInfo"]["targetId"]),
         )
 
     def _cancel(self, guid: str) -> None:
@@ -350,42 +399,6 @@ class Gym:
 
     def _later(self, work: Coroutine[Any, Any, Any]) -> None:
         """Have it done, come of it what may."""
-        task = asyncio.ensure_future(_quietly(work))
+        task = asyncio.ensure_future(tabs.quietly(work))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
-
-
-async def _quietly(work: Coroutine[Any, Any, Any]) -> None:
-    with contextlib.suppress(Exception):
-        await work
-
-
-async def _answer(dialog: Dialog) -> None:
-    """Nobody is there to answer: what a page asks before it is left gets a yes, all else a no."""
-    with contextlib.suppress(Exception):
-        if dialog.type == "beforeunload":
-            await dialog.accept()
-        else:
-            await dialog.dismiss()
-
-
-async def _await_error_page(page: Page) -> None:
-    """Have the page there with which Chromium says why there is no other: it comes behind the error."""
-    with contextlib.suppress(Exception):
-        await page.wait_for_function(_ERROR_PAGE, timeout=SETTLE_SECONDS * 1000)
-
-
-async def _end(page: Page, session: CDPSession | None) -> None:
-    """Close a page however busy it is: its process ends first."""
-    if session is not None:
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(session.send("Page.crash"), END_SECONDS)
-    with contextlib.suppress(Exception):
-        await asyncio.wait_for(page.close(), END_SECONDS)
-
-
-def _page_is_closed(request: Request) -> bool:
-    try:
-        return request.frame.page.is_closed()
-    except Exception:  # a service worker's
-        return True

@@ -11,13 +11,18 @@ from __future__ import annotations
 ATTRIBUTE = "bid"
 PREFIX = "browsergym_id_"
 MOST = 20_000
-"""Elements of a frame that get an id: with more, a page can't be looked at in the time of a step."""
+"""Elements of a page that get an id: with more, it can't be looked at as a whole in the time of a step."""
+LEAST = 500
+"""Elements of a frame that get one all the same."""
+HITS_MS = 4000
+"""Milliseconds for finding out which elements are to be seen behind which others."""
 
-# Elements in order, those of open shadow trees behind their hosts.
+# Elements in order, those of open shadow trees behind their hosts; ``enough`` of them.
 _ELEMENTS = """
   const elements = [];
   const collect = (root) => {
     for (const each of root.querySelectorAll('*')) {
+      if (elements.length >= enough) return;
       elements.push(each);
       if (each.shadowRoot) collect(each.shadowRoot);
     }
@@ -26,10 +31,12 @@ _ELEMENTS = """
 """
 
 MARK = (
-    """async ([parent, attribute, prefix, patience, most]) => {"""
+    """async ([parent, attribute, prefix, patience, most, brief, hitsTime]) => {
+  const enough = most + 1;"""
     + _ELEMENTS
     + """
   const cut = elements.length > most;
+  const plain = cut || brief;
   elements.length = Math.min(elements.length, most);
   const first = !window.__graftbox_ids;
   const counters = window.__graftbox_ids ??= {elements: 0, frames: 0};
@@ -56,31 +63,45 @@ MARK = (
   const clickable = new Set([
     'input', 'textarea', 'select', 'button', 'a', 'iframe', 'video', 'li', 'td', 'option',
   ]);
-  const marked = new Set(), buttons = [];
+  const marked = new Set(), buttons = new Set();
+  const isInButton = (each) => {
+    for (let up = each; up; up = up.parentNode) if (buttons.has(up)) return true;
+    return false;
+  };
+  const seen = new Map();
+  const share = (box) => {
+    const width = Math.min(box.right, innerWidth) - Math.max(box.left, 0);
+    const height = Math.min(box.bottom, innerHeight) - Math.max(box.top, 0);
+    return width > 0 && height > 0 ? Math.round(width * height / (box.width * box.height) * 100) / 100 : 0;
+  };
+  const end = performance.now() + hitsTime;
+  let late = false;
   for (const each of elements) {
     const box = each.getBoundingClientRect();
+    if (plain) seen.set(each, share(box));
+    late ||= performance.now() > end;
+    if (late) continue;
     const hit = atPoint((box.left + box.right) / 2, (box.top + box.bottom) / 2);
     if (!hit || !(hit === each || each.contains(hit))) continue;
     if (!clickable.has(each.tagName.toLowerCase()) && each.onclick == null
         && getComputedStyle(each).cursor !== 'pointer') continue;
     if ((box.right - box.left) * (box.bottom - box.top) < 20) continue;
-    if (buttons.some((button) => button.contains(each))) continue;
+    if (isInButton(each)) continue;
     let above = each.parentElement;
     if (above && above.tagName.toLowerCase() === 'span' && above.children.length === 1
         && above.getAttribute('role') && marked.has(above)) continue;
     marked.add(each);
-    if (each.matches('button, a, input[type="button"], div[role="button"]')) buttons.push(each);
+    if (each.matches('button, a, input[type="button"], div[role="button"]')) buttons.add(each);
     for (; above; above = above.parentElement) marked.delete(above);
   }
 
-  const seen = new Map();
   let all;
   const visited = new Promise((resolve) => { all = resolve; });
   const observer = new IntersectionObserver((entries) => {
     for (const each of entries) seen.set(each.target, Math.round(each.intersectionRatio * 100) / 100);
     if (seen.size >= elements.length) all();
   });
-  for (const each of elements) observer.observe(each);
+  if (!plain) for (const each of elements) observer.observe(each);
 
   const used = new Set(), ids = new Map();
   for (const each of elements) {
@@ -93,6 +114,7 @@ MARK = (
     }
     used.add(id);
     ids.set(each, id);
+    if (plain) continue;
     for (const name of ['aria-roledescription', 'aria-description']) {
       each.setAttribute(name, prefix + id + ' ' + (each.getAttribute(name) ?? ''));
     }
@@ -104,13 +126,15 @@ MARK = (
     if (each) changes.observe(each, {subtree: true, childList: true, characterData: true, attributes: true});
   }
 
-  await Promise.race([visited, new Promise((resolve) => setTimeout(resolve, patience))]);
+  changes.plain = plain;
+
+  if (!plain) await Promise.race([visited, new Promise((resolve) => setTimeout(resolve, patience))]);
   observer.disconnect();
 
   let active = document.activeElement;
   while (active && active.shadowRoot) active = active.shadowRoot.activeElement;
   return {
-    cut,
+    cut, late,
     focused: active ? active.getAttribute(attribute) : null,
     anything: Boolean(active),
     ids: elements.map((each) => ids.get(each)),
@@ -119,17 +143,20 @@ MARK = (
   };
 }"""
 )
-"""Arguments: what the frame's ids begin with, `ATTRIBUTE`, `PREFIX`, milliseconds to wait for visibility,
-`MOST`. Returns whether elements were ``cut`` off, as there are more than that, the id of the ``focused``
-element, whether there is ``anything`` in focus, and of all elements: the
-``ids``, how much is ``visible``, from 0 to 1, with blanks between, whether they are ``marked``, as digits.
-Long lists are slow to pass on, long strings are not."""
+"""Arguments: what the frame's ids begin with, `ATTRIBUTE`, `PREFIX`, milliseconds to wait for visibility, how
+many elements may get an id, whether nothing else shall be done with them, `HITS_MS`. That is so, too, where
+elements were ``cut`` off, as there are more. Returns that, whether it was too ``late`` to find out for all
+whether they are to be marked, the id of the ``focused`` element, whether there is ``anything`` in focus, and
+of all elements: the ``ids``, how much is ``visible``, from 0 to 1, with blanks between, whether they are
+``marked``, as digits. Long lists are slow to pass on, long strings are not."""
 
 UNMARK = (
     """(prefix) => {
   const changes = window.__graftbox_changes;
   const changed = !changes || changes.takeRecords().length > 0 || Boolean(changes.seen);
   changes?.disconnect();
+  if (changes?.plain) return changed;
+  const enough = Infinity;
 """
     + _ELEMENTS
     + """

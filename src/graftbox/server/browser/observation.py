@@ -10,18 +10,25 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from graftbox.server.browser.marking import ATTRIBUTE, MARK, MOST, PREFIX, UNMARK
+from graftbox.server.browser.errors import BrowserError
+from graftbox.server.browser.marking import ATTRIBUTE, HITS_MS, LEAST, MARK, MOST, PREFIX, UNMARK
+from graftbox.server.browser.marks import overlay
+from graftbox.server.browser.outline import LONGEST, OUTLINE, Outline
+from graftbox.server.browser.text import as_text
 
 if TYPE_CHECKING:
-    from playwright.async_api import CDPSession, Frame, Page
+    from playwright.async_api import Frame, Page
+
+    from graftbox.server.browser.sight import Sight
 
 VISIBILITY_MS = 1000
 TRIES = 5
 UNMARK_SECONDS = 1.0
 RETRY_SECONDS = 0.2
+_SNAPSHOT = {"computedStyles": [], "includeDOMRects": True, "includePaintOrder": True}
 _FRAME = re.compile(r"[a-z][a-zA-Z]*|")
 _DATA = re.compile(rf"{PREFIX}([a-zA-Z0-9]+)\s?(.*)", re.DOTALL)
 # What goes wrong when a frame is replaced while it is looked at.
@@ -31,6 +38,7 @@ _PASSING = (
     "Execution context was destroyed",
     "Frame has been detached",
     "Cannot read properties of undefined",
+    "Inspected target navigated or closed",
 )
 
 Tree = dict[str, Any]
@@ -41,69 +49,106 @@ Properties = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Observation:
-    """``tree`` as the protocol's accessibility tree, with ``browsergym_id``; ``properties`` by id;
-    ``snapshot`` as DOMSnapshot.captureSnapshot gives it; ``picture`` is a PNG in base64; ``changed``: the
-    page may have become another while it was looked at; ``cut``: it has elements without an id, as there are
-    too many.
+    """``tree`` as the protocol's accessibility tree, with ``browsergym_id``; ``properties`` by id; ``text``
+    with Markdown's marks; ``picture`` is a PNG in base64, ``marked`` that with the set of marks; ``changed``:
+    the page may have become another while it was looked at; ``notes`` say what is left out of it.
     """
 
     tree: Tree
     properties: Properties
-    snapshot: dict[str, Any]
+    text: str
     focused: str | None
     picture: str
+    marked: str
     changed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Marked:
+    """What `MARK` has found in all ``frames``, by the id of what they are in; ``brief``: nothing but ids."""
+
+    brief: bool
+    frames: dict[str, Frame] = field(default_factory=dict)
+    marks: Marks = field(default_factory=dict)
     cut: bool = False
+    late: bool = False
+
+    def notes(self) -> Iterator[str]:
+        if self.cut:
+            yield (
+                f"The page is too large to be looked at as a whole: this is an outline of its first {MOST} "
+                "elements, and only these have a bid."
+            )
+        elif self.brief:
+            yield "The page took too long to be looked at as a whole: this is an outline of it."
+        if self.late:
+            yield "Not all elements are in the set of marks, as there are too many."
 
 
-async def observe(page: Page, session: CDPSession) -> Observation:
-    """The page as it is now; raises Playwright's errors."""
+async def observe(page: Page, sight: Sight, *, brief: bool = False) -> Observation:
+    """The page as it is now; ``brief``: an outline of it. Raises Playwright's errors and `BrowserError`."""
     from playwright.async_api import Error
 
     for left in reversed(range(TRIES)):
         try:
-            return await _observe(page, session)
-        except Error as error:
+            return await _observe(page, sight, brief)
+        except (Error, BrowserError) as error:
             if not left or not any(text in str(error) for text in _PASSING):
                 raise
         await asyncio.sleep(RETRY_SECONDS)
     raise AssertionError
 
 
-async def _observe(page: Page, session: CDPSession) -> Observation:
-    marks: Marks = {}
-    frames = [page.main_frame]
-    cut: list[Frame] = []
-    # The picture takes longest, and what is marked does not show in it.
+async def _observe(page: Page, sight: Sight, brief: bool) -> Observation:
+    found = _Marked(brief)
+    sight.answered = False
+    # What is marked does not show in the picture.
     shot = {"format": "png", "optimizeForSpeed": True}
-    picture = asyncio.ensure_future(_ask(session, "Page.captureScreenshot", shot))
+    picture = asyncio.ensure_future(sight.ask("Page.captureScreenshot", shot))
     try:
-        focused = await _mark(page.main_frame, "", marks, (frames, cut), VISIBILITY_MS)
-        snapshot, tree = await asyncio.gather(
-            _ask(
-                session,
-                "DOMSnapshot.captureSnapshot",
-                {"computedStyles": [], "includeDOMRects": True, "includePaintOrder": True},
-            ),
-            _tree(session, alone=not page.main_frame.child_frames),
-        )
-    except BaseException:
-        picture.cancel()
-        raise
+        focused = await _mark(page.main_frame, "", found, VISIBILITY_MS)
+        sight.answered = True
+        look = _outline if brief or found.cut else _whole
+        tree, properties, text, marked = await look(page, sight, found, picture)
     finally:
+        picture.cancel()
         # A page that does not answer is not waited for: it may be why this is cancelled.
-        tasks = [asyncio.ensure_future(_unmark(frame)) for frame in frames]
-        await asyncio.wait(tasks, timeout=UNMARK_SECONDS)
-    data = (await picture)["data"]
+        tasks = [asyncio.ensure_future(_unmark(frame)) for frame in found.frames.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=UNMARK_SECONDS)
     changed = any(not task.done() or task.result() for task in tasks)
-    return Observation(tree, properties(snapshot, marks), snapshot, focused, data, changed, bool(cut))
+    data = picture.result()["data"]
+    return Observation(tree, properties, text, focused, data, marked, changed, tuple(found.notes()))
 
 
-async def _ask(session: CDPSession, method: str, params: dict[str, Any] | None = None) -> Any:
-    """As ``session.send``, without its walk through the whole answer for objects of Playwright's, of which
-    there are none: it takes longer than all else that Python does here.
-    """
-    return await session._impl_obj.send(method=method, params=params or {}, timeout=None)
+Seen = tuple[Tree, Properties, str, str]
+"""Tree, properties and text, and the picture with its marks."""
+
+
+async def _whole(page: Page, sight: Sight, found: _Marked, picture: asyncio.Future[Any]) -> Seen:
+    snapshot = asyncio.ensure_future(sight.ask("DOMSnapshot.captureSnapshot", _SNAPSHOT))
+    tree = asyncio.ensure_future(_tree(sight, alone=not page.main_frame.child_frames))
+    try:
+        # The tree takes longest; all else is made in the meantime.
+        places = properties(await snapshot, found.marks)
+        text = await asyncio.to_thread(lambda: as_text(content(snapshot.result())))
+        marked = await asyncio.to_thread(overlay, (await picture)["data"], places)
+        return await tree, places, text, marked
+    finally:
+        snapshot.cancel()
+        tree.cancel()
+        await asyncio.gather(snapshot, tree, return_exceptions=True)
+
+
+async def _outline(page: Page, sight: Sight, found: _Marked, picture: asyncio.Future[Any]) -> Seen:
+    inside = {
+        name: await frame.evaluate(OUTLINE, [ATTRIBUTE, LONGEST]) for name, frame in found.frames.items()
+    }
+    outline = Outline(inside, found.marks)
+    text = await asyncio.to_thread(lambda: as_text(outline.content()))
+    marked = await asyncio.to_thread(overlay, (await picture)["data"], outline.properties)
+    return {"nodes": outline.nodes}, outline.properties, text, marked
 
 
 async def _unmark(frame: Frame) -> bool:
@@ -113,28 +158,23 @@ async def _unmark(frame: Frame) -> bool:
     return True
 
 
-async def _mark(
-    frame: Frame, name: str, marks: Marks, seen: tuple[list[Frame], list[Frame]], patience: int
-) -> str | None:
-    """Mark this frame and those in it; returns the id of what has the focus, "" for nothing.
-
-    ``seen``: the frames within are added to the first list, those with too many elements to the second.
-    """
-    frames, cut = seen
-    found = await frame.evaluate(MARK, [name, ATTRIBUTE, PREFIX, patience, MOST])
-    if found["cut"]:
-        cut.append(frame)
-    for key, visible, marked in zip(found["ids"], found["visible"].split(), found["marked"], strict=True):
-        marks[key] = (float(visible), marked == "1")
-    focused: str | None = found["focused"] if found["anything"] else ""
+async def _mark(frame: Frame, name: str, found: _Marked, patience: int) -> str | None:
+    """Mark this frame and those in it; returns the id of what has the focus, "" for nothing."""
+    found.frames[name] = frame
+    left = max(MOST - len(found.marks), LEAST)
+    told = await frame.evaluate(MARK, [name, ATTRIBUTE, PREFIX, patience, left, found.brief, HITS_MS])
+    found.cut = found.cut or told["cut"]
+    found.late = found.late or told["late"]
+    for key, visible, marked in zip(told["ids"], told["visible"].split(), told["marked"], strict=True):
+        found.marks[key] = (float(visible), marked == "1")
+    focused: str | None = told["focused"] if told["anything"] else ""
     for child in frame.child_frames:
         key = await _name_of(child)
         if key is None or not _FRAME.fullmatch(key):
             continue
-        frames.append(child)
         # Of what is not to be seen, Chromium never tells how much is to be seen.
-        least = patience if marks.get(key, (0.0, False))[0] else 0
-        inner = await _mark(child, key, marks, seen, least)
+        least = patience if found.marks.get(key, (0.0, False))[0] else 0
+        inner = await _mark(child, key, found, least)
         if key == focused:
             focused = inner
     return focused
@@ -153,14 +193,14 @@ async def _name_of(frame: Frame) -> str | None:
     return await element.get_attribute(ATTRIBUTE)
 
 
-async def _tree(session: CDPSession, *, alone: bool) -> Tree:
+async def _tree(sight: Sight, *, alone: bool) -> Tree:
     """The accessibility trees of the page and of the frames in it, as one."""
     if alone:
-        nodes = (await _ask(session, "Accessibility.getFullAXTree"))["nodes"]
+        nodes = (await sight.ask("Accessibility.getFullAXTree"))["nodes"]
         for node in nodes:
             _name(node)
         return {"nodes": nodes}
-    root = (await _ask(session, "Page.getFrameTree"))["frameTree"]
+    root = (await sight.ask("Page.getFrameTree"))["frameTree"]
     names = []
     waiting = [root]
     while waiting:
@@ -168,7 +208,7 @@ async def _tree(session: CDPSession, *, alone: bool) -> Tree:
         waiting.extend(frame.get("childFrames", []))
         names.append(frame["frame"]["id"])
     answers = await asyncio.gather(
-        *(_ask(session, "Accessibility.getFullAXTree", {"frameId": name}) for name in names)
+        *(sight.ask("Accessibility.getFullAXTree", {"frameId": name}) for name in names)
     )
     trees = {name: answer["nodes"] for name, answer in zip(names, answers, strict=True)}
     for nodes in trees.values():
@@ -180,7 +220,7 @@ async def _tree(session: CDPSession, *, alone: bool) -> Tree:
         for node in nodes:
             if node["role"]["value"] != "Iframe":
                 continue
-            described = await _ask(session, "DOM.describeNode", {"backendNodeId": node["backendDOMNodeId"]})
+            described = await sight.ask("DOM.describeNode", {"backendNodeId": node["backendDOMNodeId"]})
             inside = trees.get(described.get("node", {}).get("frameId"))
             if inside:
                 node["childIds"].append(inside[0]["nodeId"])

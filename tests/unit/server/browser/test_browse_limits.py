@@ -22,8 +22,13 @@ LIMITS = {
     "GRAFTBOX_DOWNLOAD_TOTAL_BYTES": str(96 * MEGABYTE),
     "GRAFTBOX_MAX_DOWNLOADS": "20",
 }
-MANY = """<title>Many</title><button onclick="for (let n = 0; n < 30; n++) window.open('about:blank?' + n)">
+MANY = """<title>Many</title><button onclick="for (let n = 0; n < 100; n++) window.open('about:blank?' + n)">
 Go</button>"""
+MORE = """<title>More</title><button onclick="let n = 0;
+setInterval(() => window.open('about:blank?' + n++), 20)">Go</button>"""
+ENDLESS = """<title>Endless</title><button onclick="for (let n = 0;; n++) window.open('about:blank?' + n)">
+Go</button>"""
+CLOSED = r"\d+ new tabs? (was|were) closed at once, as 6 may be open \(GRAFTBOX_MAX_PAGES\)\."
 LARGE = """<title>Large</title><button onclick="for (let n = 0; n < 4; n++) {
 const link = document.createElement('a'); link.download = n + '.bin';
 link.href = window.URL.createObjectURL(new Blob([new Uint8Array(40 << 20)])); link.click(); }">Go</button>"""
@@ -68,13 +73,11 @@ def resident(server: Tester) -> int:
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
-def test_of_very_many_tabs_the_newest_are_closed_and_told_of(limited: Tester) -> None:
+def test_of_a_hundred_tabs_the_newest_are_closed_and_told_of(limited: Tester) -> None:
     go = opened(limited, "many.html", MANY)
     before = resident(limited)
     line = noted(limited, "closed at once", press(limited, go))
-    assert re.match(
-        r"\d+ new tabs? (was|were) closed at once, as 6 may be open \(GRAFTBOX_MAX_PAGES\)\.", line
-    )
+    assert re.match(CLOSED, line)
     until(lambda: len(do(limited, "noop(0)")["extras"]["open_pages_urls"]) == 6)
     answer = do(limited, "tab_focus(0)")
     assert (error(answer), answer["extras"]["url"]) == ("", f"file://{limited.folder}/many.html")
@@ -83,6 +86,21 @@ def test_of_very_many_tabs_the_newest_are_closed_and_told_of(limited: Tester) ->
     assert error(do(limited, "tab_focus(5)tab_close()")) == ""
     answer = do(limited, "new_tab()")
     assert (error(answer), answer["extras"]["url"]) == ("", "about:blank")
+
+
+@pytest.mark.parametrize("page", [MORE, ENDLESS])
+def test_tabs_without_end_leave_room_for_the_next_action(limited: Tester, site: str, page: str) -> None:
+    """Opened by a timer, or by a script that never ends, whose tab is closed."""
+    go = opened(limited, "tabs.html", page)
+    answer = do(limited, f'click("{go}")', once=True, timeout=20)
+    assert re.match(CLOSED, noted(limited, "closed at once", answer))
+    if page is ENDLESS:
+        said = error(answer)
+        assert "does not answer" in said
+        assert "Its tab was closed." in said
+    answer = do(limited, f'goto("{site}/")')
+    assert (error(answer), answer["extras"]["url"]) == ("", f"{site}/")
+    until(lambda: len(do(limited, "noop(0)")["extras"]["open_pages_urls"]) <= 6)
 
 
 def test_a_download_without_end_is_canceled(limited: Tester, site: str) -> None:

@@ -28,7 +28,9 @@ PAGES = {
     "/inner": "<title>Inner</title><button onclick=\"this.textContent = 'pressed'\">Press</button>",
     "/shadow": "<title>Shadow</title><x-a></x-a><script>customElements.define('x-a', class extends "
     f"HTMLElement {{ connectedCallback() {{ {OPEN} }} }})</script>",
-    "/huge": "<title>Huge</title><button>First</button>" + "<i></i>" * MOST,
+    "/huge": "<title>Huge</title><h1>Top</h1><label for=n>Name</label><input id=n value=Jane><ul><li>one</ul>"
+    "<a href=/print title=tip>Print</a><button onclick=\"this.textContent = 'pressed'\">First</button>"
+    "<p hidden>not seen</p><iframe srcdoc='<button>Inside</button>'></iframe>" + "<p>end</p>" * MOST,
 }
 
 
@@ -129,14 +131,28 @@ def test_a_document_that_no_page_can_show_becomes_a_file(visit: Callable[[str], 
     assert answer["extras"]["file_path"].endswith(".pdf")
 
 
-def test_of_a_very_large_page_only_the_first_elements_have_names(visit: Callable[[str], Any]) -> None:
+def test_of_a_very_large_page_there_is_an_outline(browser: Tester, visit: Callable[[str], Any]) -> None:
     answer = visit("/huge")
     assert error(answer) == ""
-    assert (
-        f"[Only the first {MOST} elements of the page, or of a frame in it, have a bid.]"
-        in (answer["content"])
-    )
-    assert bid(answer, "button 'First'")
+    content = answer["content"]
+    assert f"this is an outline of its first {MOST} elements, and only these have a bid.]" in content
+    for line in (
+        "RootWebArea 'Huge'\n",
+        "heading 'Top'",
+        "LabelText ''\n\t\tStaticText 'Name'",
+        "textbox 'Name' value='Jane', clickable",
+        "listitem ''",
+        "link 'Print', clickable, url='http://",
+        "Iframe ''\n\t\tRootWebArea ''",
+        "button 'Inside', clickable",
+    ):
+        assert line in content, content[:2000]
+    assert "not seen" not in content
+    assert content.count("StaticText 'end'") < MOST
+    first = bid(answer, "button 'First'")
+    pressed = do(browser, f'click("{first}")')
+    assert error(pressed) == ""
+    assert "button 'pressed'" in pressed["content"]
 
 
 def test_proxies_of_the_container_are_used_but_for_what_they_are_not_for(
