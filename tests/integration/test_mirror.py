@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from tests.integration import bases
 from tests.integration.conftest import Docker, Registry, free_port, program, running_docker, started
 from tests.integration.cri import CriError, Message, call
 
-from graftbox.image.graft import SERVER
+from graftbox.image.graft import FLAVOR, SERVER
 
 INSIDE = [
     "/openhands/bin/oh-python",
@@ -37,12 +38,16 @@ def upstream(registry: Registry, skopeo: Callable[..., str]) -> str:
 
 
 @contextlib.contextmanager
-def mirroring(folder: Path, *names: str, **env: str) -> Iterator[str]:
+def mirroring(folder: Path, *names: str, flavor: str = "tree", **env: str) -> Iterator[str]:
     """A running mirror of these upstreams; its address."""
     log = folder / "log"
     address = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-c", "from graftbox.cli.app import main; main()", "mirror"]
-    options = ["--listen", address, "--component", "core", *(f"--upstream={name}" for name in names)]
+    graftbox = [sys.executable, "-c", "from graftbox.cli.app import main; main()"]
+    form = ["--component", "core", "--flavor", flavor]
+    # A mirror would do so too before it listens, and that may take longer than it is waited for.
+    subprocess.run([*graftbox, "bundle", "build", *form], check=True, capture_output=True)
+    options = ["mirror", "--listen", address, *form]
+    options += [f"--upstream={name}" for name in names]
 
     def ready() -> bool:
         try:
@@ -50,7 +55,7 @@ def mirroring(folder: Path, *names: str, **env: str) -> Iterator[str]:
         except httpx2.TransportError:
             return False
 
-    with started([*command, *options], log, ready, 60, env={**os.environ, **env}) as process:
+    with started([*graftbox, *options], log, ready, 60, env={**os.environ, **env}) as process:
         yield address
         assert process.poll() is None, log.read_text()
     assert process.returncode == 0, log.read_text()
@@ -77,6 +82,34 @@ def test_docker_pulls_through_the_mirror(mirror: str, dockerd: Docker) -> None:
         assert said == "from the bundle, True"
     finally:
         dockerd("rmi", "--force", image, check=False)
+
+
+def test_the_frozen_flavour_is_pulled_through_the_mirror(
+    upstream: str, skopeo: Callable[..., str], tmp_path: Path
+) -> None:
+    with mirroring(tmp_path, f"local=http://{upstream}", flavor="pyinstaller") as address:
+        image = f"docker://{address}/local/library/base:1"
+        skopeo("copy", "--quiet", "--src-tls-verify=false", image, f"oci:{tmp_path / 'pulled'}:x")
+    config = json.loads(skopeo("inspect", "--config", f"oci:{tmp_path / 'pulled'}:x"))["config"]
+    assert config["Labels"][FLAVOR] == "pyinstaller"
+    unpack = [program("umoci"), "unpack", "--rootless", "--image", f"{tmp_path / 'pulled'}:x"]
+    subprocess.run([*unpack, str(tmp_path / "x")], check=True, capture_output=True)
+    place = tmp_path / "x/rootfs/server"  # the path of a Unix socket has to be short
+    root = ["--bind", str(place.parent), "/", "--proc", "/proc", "--dev", "/dev", "--die-with-parent"]
+    variables = {"GRAFTBOX_PORT": "0", "GRAFTBOX_SOCKET": "/server", "GRAFTBOX_NO_AUTH": "1"}
+    command = [program("bwrap", "bubblewrap"), *root, "--unshare-all", *config["Entrypoint"]]
+
+    def ready() -> bool:
+        with socket.socket(socket.AF_UNIX) as link:
+            try:
+                link.connect(str(place))
+                link.sendall(b"GET /alive HTTP/1.0\r\n\r\n")
+                return b" 200 " in link.recv(100)
+            except OSError:
+                return False
+
+    with started(command, tmp_path / "server-log", ready, 60, env={**os.environ, **variables}) as process:
+        assert process.poll() is None
 
 
 def test_docker_gets_sandboxes_under_the_images_own_names(mirror: str) -> None:
