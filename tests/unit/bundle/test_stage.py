@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -206,11 +207,17 @@ def test_a_mistake_in_the_table_is_named(table: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("take", value) for value in (3, [3], [{"from": "a"}], [{"from": "a", "to": 1}])),
+        ("take", 3),
+        ("take", [3]),
+        ("take", [{"from": "a"}]),
+        ("take", [{"from": "a", "to": 1}]),
         ("take", [{"from": "a", "to": "b", "only": 1}]),
-        *((key, value) for key in ("libraries", "folders") for value in (3, [3], "a")),
-        *((key, value) for key in ("files", "links", "scripts") for value in (3, ["a"], {"a": 3})),
-        *(("from-wheel", value) for value in (3, [3], {"a": 3}, {"a": [{}]})),
+        *itertools.product(("libraries", "folders"), (3, [3], "a")),
+        *itertools.product(("files", "links", "scripts"), (3, ["a"], {"a": 3})),
+        ("from-wheel", 3),
+        ("from-wheel", [3]),
+        ("from-wheel", {"a": 3}),
+        ("from-wheel", {"a": [{}]}),
         *((key, 3) for key in ("certificates", "wheels", "from-npm", "from-archive", "native")),
     ],
 )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from graftbox.server.browser.local import Loopback
     from graftbox.server.sandbox import Sandbox
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 END_SECONDS = 2.0
 DOWNLOADS = ".downloads"
 """The folder, in the working folder, of what pages of the default context download."""
