@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from graftbox.server.browser.cdp import Client, Router
+from graftbox.server.browser.cdp import Router
+from graftbox.server.browser.client import Client
 from graftbox.server.browser.errors import BrowserError
 from graftbox.server.channel import Channel
 
