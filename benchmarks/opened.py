@@ -3,7 +3,8 @@
     python -m benchmarks.opened [--json FILE] COMMAND…
 
 Needs root: the kernel reports every open below this machine's cache folder (fanotify(7)), whatever mount or
-namespace it came through. Sandboxes that mount the unpacked bundle are seen, grafted images in an engine are not.
+namespace it came through. Sandboxes that mount the unpacked bundle are seen, grafted images in an engine
+are not.
 """
 
 from __future__ import annotations
