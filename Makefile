@@ -29,9 +29,11 @@ unit: setup
 test: setup
 	@scripts/step "ruff, mypy, import-linter" $(MAKE) --no-print-directory check
 	@scripts/step "what the tests need" tests/integration/install.sh
-	@GRAFTBOX_TEST_STRICT=1 scripts/step "unit tests" $(PYTEST) -n 2 $(ONCE_MORE) $(SLOWEST) tests/unit
-	@GRAFTBOX_TEST_STRICT=1 scripts/step "the bundles, conformance and integration tests" \
-		scripts/with-bundle $(PYTEST) $(ONCE_MORE) $(SLOWEST) tests/conformance tests/integration
+	@export GRAFTBOX_TEST_STRICT=1; failed=0; \
+	scripts/step "unit tests" $(PYTEST) -n 2 $(ONCE_MORE) $(SLOWEST) tests/unit || failed=1; \
+	scripts/step "the bundles, conformance and integration tests" \
+		scripts/with-bundle $(PYTEST) $(ONCE_MORE) $(SLOWEST) tests/conformance tests/integration || failed=1; \
+	exit $$failed
 
 bench: setup
 	@tests/integration/install.sh

@@ -137,7 +137,7 @@ def signed(
     base = f"{repository}/base:1"
     skopeo("copy", "--dest-tls-verify=false", f"oci:{layout.folder}:base", f"docker://{base}")
     monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
-    monkeypatch.setattr(command, "bundles", lambda *_: {"amd64": bundle})
+    monkeypatch.setattr(command, "bundles", lambda *_, **__: {"amd64": bundle})
     monkeypatch.setattr(cli_sbom, "sboms", lambda _: sbom)
 
     def run(program: str) -> str:

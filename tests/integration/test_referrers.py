@@ -315,7 +315,7 @@ def graft_list(
 ) -> Callable[..., Result]:
     """Runs ``graftbox graft --from`` for three bases, on a machine whose bundle is a small one."""
     monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
-    monkeypatch.setattr(command, "bundles", lambda *_: {"amd64": bundle})
+    monkeypatch.setattr(command, "bundles", lambda *_, **__: {"amd64": bundle})
     monkeypatch.setattr(cli_sbom, "sboms", lambda _: sbom)
     listed = tmp_path / "bases"
     listed.write_text("\n".join(plant(registry, f"{repository.partition('/')[2]}/bases", 3)))

@@ -22,7 +22,7 @@ NOBODY = "127.0.0.1:1/team/rt"
 def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Bundle, store: Store) -> None:
     """A machine on which a (small) bundle is built."""
     monkeypatch.setenv("GRAFTBOX_CACHE", str(store.root))
-    monkeypatch.setattr(command, "bundles", lambda *_: {"amd64": bundle})
+    monkeypatch.setattr(command, "bundles", lambda *_, **__: {"amd64": bundle})
 
 
 def graft(*arguments: str, stdin: str = "") -> Result:
