@@ -77,6 +77,9 @@ class Host:
             listener = listener_for(inherited, (host, port)) or socket.create_server(
                 (host, port), family=family
             )
+            # Its connections have it from there: asyncio sets it only on sockets that name TCP as protocol.
+            # Without it the second of two small messages waits until the first is acknowledged, some 40 ms.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.listeners.append(listener)
             self.servers.append(await loop.create_server(self._connection, sock=listener, backlog=_AT_ONCE))
             self.port = listener.getsockname()[1]

@@ -302,3 +302,21 @@ def test_a_stream_to_a_client_that_has_gone_ends(serve: Serve) -> None:
     assert client.recv(10)
     client.close()
     assert ended.wait(60)
+
+
+def test_small_messages_in_a_row_do_not_wait_for_one_another() -> None:
+    async def delays() -> int:
+        host = Host(echo)
+        await host.listen("127.0.0.1", 0, None)
+        _, writer = await asyncio.open_connection("127.0.0.1", host.port)
+        while not host.connections:
+            await asyncio.sleep(0)
+        (connection,) = host.connections
+        link = connection.transport.get_extra_info("socket")
+        try:
+            return int(link.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        finally:
+            writer.close()
+            await host.close()
+
+    assert asyncio.run(delays()) == 1
