@@ -166,8 +166,11 @@ def checked_name(name: str | None) -> str:
 
 
 def _free(path: str, what: str) -> None:
-    """Raises `UsageError` for a place where a mount would hide what the sandbox is started from."""
-    if posixpath.normpath(f"/{path.lstrip('/')}").split("/")[1] in {"", "openhands"}:
+    """Raises `UsageError` for a place where a mount would hide what the sandbox is started from.
+
+    Folders in ``/openhands`` may be mounted, as plugins are.
+    """
+    if posixpath.normpath(f"/{path.lstrip('/')}") in {"/", "/openhands"}:
         raise UsageError(f"{what} would hide the sandbox's own files at {path}; choose another path in it.")
 
 
