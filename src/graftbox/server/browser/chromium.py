@@ -73,6 +73,8 @@ _FLAGS = (
     f"--window-size={WIDTH},{HEIGHT}",
     "--hide-scrollbars",
     "--mute-audio",
+    # As with a mouse: pages ask by media queries, and a button looks different below it.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
     "--force-color-profile=srgb",
     "--export-tagged-pdf",
     # Software rendering, WebGL included, without a look for graphics hardware first.
