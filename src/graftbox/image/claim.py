@@ -18,7 +18,6 @@ from graftbox.image.graft import (
     COMPONENTS,
     FLAVOR,
     LAYERS,
-    MERGED,
     SERVER,
     VERSION,
     Bundle,
@@ -26,6 +25,7 @@ from graftbox.image.graft import (
     Image,
     Options,
     graft,
+    is_merged,
     mark,
     scratch,
 )
@@ -81,7 +81,7 @@ class Claim:
             components=components,
             options=options,
             flavor=texts.get(FLAVOR, Bundle.flavor),
-            merged=len(components) > 1 and texts.get(LAYERS, "").startswith(f"{MERGED}:"),
+            merged=is_merged(components, texts.get(LAYERS, "")),
         )
 
     def expected(self, base: Image, bundle: Bundle) -> Image:

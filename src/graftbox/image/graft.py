@@ -54,6 +54,11 @@ MERGED = 2
 NO_TIME = "1970-01-01T00:00:00Z"
 
 
+def is_merged(components: Sequence[str], layers: str) -> bool:
+    """Whether the bundle of these ``components`` is a merged one, by the label `LAYERS`."""
+    return len(components) > 1 and layers.partition(":")[0] == str(MERGED)
+
+
 @dataclass(frozen=True)
 class BundleLayer:
     """One layer of the bundle; ``size`` is the tar's bytes, ``compressed_size`` the blob's."""

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 from graftbox.errors import FormatError, GraftboxError, NotFoundError, UnsupportedError
 from graftbox.image.blob import read
 from graftbox.image.connection import Connection, Registries
-from graftbox.image.graft import BUNDLE, COMPONENTS, FLAVOR, LAYERS, MERGED, VERSION, Bundle
+from graftbox.image.graft import BUNDLE, COMPONENTS, FLAVOR, LAYERS, VERSION, Bundle, is_merged
 from graftbox.image.manifest import Document, parse_object
 from graftbox.image.platforms import platforms
 from graftbox.image.reference import ImageName
@@ -133,7 +133,7 @@ def _labels(source: RegistrySource, manifest: Document) -> _Facts:
         _form(manifest),
         manifest.digest,
         str(labels.get(FLAVOR, Bundle.flavor)),
-        str(labels.get(LAYERS)).partition(":")[0] == str(MERGED),
+        is_merged(components, str(labels.get(LAYERS, ""))),
     )
 
 

@@ -16,7 +16,13 @@ _CHUNK = 256 * 1024
 @contextlib.asynccontextmanager
 async def forwarding(path: Path, port: int) -> AsyncIterator[int]:
     """Forwards connections to ``127.0.0.1:port`` while the block runs. Yields the port; 0 is any."""
+    serving: set[asyncio.Task[None]] = set()
     with short_path(path) as address:
+
+        def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.get_running_loop().create_task(serve(reader, writer))
+            serving.add(task)
+            task.add_done_callback(serving.discard)
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
@@ -31,11 +37,16 @@ async def forwarding(path: Path, port: int) -> AsyncIterator[int]:
                 writer.close()
 
         try:
-            server = await asyncio.start_server(serve, "127.0.0.1", port)
+            server = await asyncio.start_server(begin, "127.0.0.1", port)
         except OSError as error:
             raise UsageError(f"Port {port} can't be used: {error.strerror}. Choose another one.") from error
-        async with server:
+        try:
             yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

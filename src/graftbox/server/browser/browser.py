@@ -258,7 +258,7 @@ class Browser:
             status = process.ended.result()
             router.close()
             self.process = None
-            said = process.last_words or str(error)
+            said = f"{error} {process.last_words}".strip()
             raise BrowserError(f"Chromium {how_it_ended(status)} when it was started: {said}") from error
         except BaseException:
             process.kill()
