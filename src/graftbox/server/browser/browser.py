@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from graftbox.server.browser.local import Loopback
     from graftbox.server.sandbox import Sandbox
 
-START_SECONDS = 60.0
+START_SECONDS = 40.0
+"""A Chromium that has not come up by then is started once more."""
 END_SECONDS = 2.0
 DOWNLOADS = ".downloads"
 """The folder, in the working folder, of what pages of the default context download."""
@@ -195,9 +196,8 @@ class Browser:
         # The sandbox is tried, and Chromium itself says that it can't have one.
         choices = (True, False) if self.sandboxed is None else (self.sandboxed,)
         for sandboxed in choices:
-            plan = await aside(None, self._plan, sandboxed)
             try:
-                router = await self._launch(plan)
+                router = await self._launch_twice(sandboxed)
             except BrowserError as error:
                 if sandboxed and self.sandboxed is None:
                     self.why_not = _REFUSED if _UNUSABLE in str(error) else str(error)
@@ -205,6 +205,17 @@ class Browser:
                 raise
             self.sandboxed = sandboxed
             return router
+        raise AssertionError
+
+    async def _launch_twice(self, sandboxed: bool) -> Router:
+        for last in (False, True):
+            plan = await aside(None, self._plan, sandboxed)
+            try:
+                return await self._launch(plan)
+            except BrowserError as error:
+                if last or not isinstance(error.__cause__, PageTimeoutError):
+                    raise
+                log.warning("%s It is started once more.", error)
         raise AssertionError
 
     def _place(self) -> Path:
@@ -250,8 +261,8 @@ class Browser:
         try:
             self.version, *_ = await asyncio.gather(
                 router.call("Browser.getVersion", timeout=START_SECONDS),
-                router.watch_pages(),
-                router.call("Browser.setDownloadBehavior", behaviour),
+                router.watch_pages(START_SECONDS),
+                router.call("Browser.setDownloadBehavior", behaviour, timeout=START_SECONDS),
             )
         except (BrowserError, PageTimeoutError) as error:
             await process.gone()

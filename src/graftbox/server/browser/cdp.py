@@ -291,10 +291,10 @@ class Router(asyncio.Protocol):
         finally:
             self._calls.pop(number, None)
 
-    async def watch_pages(self) -> None:
+    async def watch_pages(self, timeout: float) -> None:
         """Know the pages that there are, from now on."""
         pages = [{"type": "page", "exclude": False}]
-        await self.call("Target.setDiscoverTargets", {"discover": True, "filter": pages})
+        await self.call("Target.setDiscoverTargets", {"discover": True, "filter": pages}, timeout=timeout)
 
     async def attach(self, target: str, listener: Listener, timeout: float = PATIENCE) -> str:
         """A session of the server's own with a page; ``listener`` gets its events."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -13,6 +14,12 @@ from typing import Any
 import pytest
 from tests.unit.server.browser.conftest import SECONDS, leave_something, living, zombies
 from tests.unit.server.conftest import until
+
+from graftbox.server.browser import browser as chromium
+from graftbox.server.browser.errors import BrowserError
+from graftbox.server.environment import Environment
+from graftbox.server.sandbox import Sandbox
+from graftbox.server.settings import Settings
 
 LONG = {"expression": "new Promise(done => setTimeout(done, 50000))", "timeout": 55}
 
@@ -81,6 +88,28 @@ def test_a_browser_that_hangs_is_ended(browser: Any, site: str) -> None:
     assert browser.evaluate(browser.open(f"{site}/"), "document.title") == "Start"
     assert not [path for path in left if path.exists()]
     until(lambda: not zombies(browser.client.process.pid))
+
+
+def test_a_browser_that_does_not_come_up_is_started_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(chromium, "START_SECONDS", 0.2)
+    program = tmp_path / "chromium"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+
+    async def work() -> None:
+        environment = Environment((b"PATH=/usr/bin:/bin", b"GRAFTBOX_CHROMIUM=" + bytes(program)))
+        sandbox = Sandbox(Settings(port=None, working_dir=str(tmp_path)), environment)
+        sandbox.browser.sandboxed = False
+        try:
+            with pytest.raises(BrowserError, match="SIGKILL.* when it was started: No answer to"):
+                await sandbox.browser.router()
+        finally:
+            await sandbox.close()
+
+    asyncio.run(work())
+    assert caplog.text.count("It is started once more.") == 1
 
 
 def test_a_restart_ends_all_pages(browser: Any, site: str) -> None:
