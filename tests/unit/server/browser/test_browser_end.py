@@ -103,7 +103,7 @@ def test_a_browser_that_does_not_come_up_is_started_once_more(
         sandbox = Sandbox(Settings(port=None, working_dir=str(tmp_path)), environment)
         sandbox.browser.sandboxed = False
         try:
-            with pytest.raises(BrowserError, match="SIGKILL.* when it was started: No answer to"):
+            with pytest.raises(BrowserError, match=r"SIGKILL.* when it was started: No answer to"):
                 await sandbox.browser.router()
         finally:
             await sandbox.close()
