@@ -6,11 +6,12 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from tests.integration.bases import HOSTILE
 from tests.integration.conftest import missing, program
 from tests.integration.test_base_matrix import LOCKED_DOWN, sandbox
@@ -98,6 +99,21 @@ SERVE = (
 )
 
 
+def forwarded(page: Page, port: str) -> Locator:
+    """The port's row in the view, once it is added; what is typed while the view is made anew may be lost."""
+    box = page.locator(".part.panel .monaco-inputbox input:visible").first
+    row = page.locator(f".part.panel .monaco-list-row[aria-label*='/proxy/{port}/']").first
+    for _ in range(10):
+        with suppress(PlaywrightTimeoutError):
+            if not box.is_visible():
+                page.get_by_role("button", name="Forward a Port").first.click(timeout=10_000)
+            box.fill(port, timeout=10_000)
+            box.press("Enter", timeout=10_000)
+            row.wait_for(timeout=10_000)
+            break
+    return row
+
+
 def test_the_view_of_ports_opens_what_the_agent_has_started() -> None:
     with sandbox("musl", "--engine", "embedded") as client, sync_playwright() as playwright:
         if not get(client, "/v1/capabilities").json()["features"]["vscode"]["works"]:
@@ -114,11 +130,7 @@ def test_the_view_of_ports_opens_what_the_agent_has_started() -> None:
         page.set_default_timeout(120_000)
         page.goto(client.url.rstrip("/") + link)
         page.locator(".statusbar-item a[aria-label*='ort']").first.click()
-        page.get_by_role("button", name="Forward a Port").first.click()
-        box = page.locator(".part.panel .monaco-inputbox input:visible").first
-        box.fill(port)
-        box.press("Enter")
-        row = page.locator(f".part.panel .monaco-list-row[aria-label*='/proxy/{port}/']").first
+        row = forwarded(page, port)
         found = re.search(r"http://\S+/v1/proxy/vscode/proxy/\d+/", row.get_attribute("aria-label") or "")
         assert found
         page.goto(found[0])
